@@ -1,0 +1,214 @@
+"""The operator: its schema, the checks on its arguments, autograd, autocast, and who computes it.
+
+`torch.ops.xception.separable_conv2d` is what a fused kernel implements. Where no kernel is
+registered for a device, `separable_conv2d` calls the reference, two ordinary convolutions, itself:
+those are visible to autograd, to compilers and to exporters, and cost one dispatch less.
+
+Legend: see reference.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xception.ops import reference
+
+_fused_devices: set[str] = set()  # device types ("cpu", "cuda") for which a fused kernel is loaded
+
+
+def separable_conv2d(
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+) -> Tensor:
+    """Depthwise separable convolution: a spatial filter per channel, then a 1x1 across channels.
+
+    Equivalent to::
+
+        hidden = F.conv2d(x, depthwise, None, stride, padding, dilation, groups=x.shape[1])
+        out = F.conv2d(hidden, pointwise, bias)
+
+    x: (N, C, H, W), floating, channels-last preferred
+    depthwise: (C*M, 1, kh, kw), M the depth multiplier
+    pointwise: (O, C*M, 1, 1)
+    bias: (O,) or None
+    stride, dilation: an int or (height, width), at least 1
+    padding: an int, (height, width) or (top, bottom, left, right), pixels of zeros, at least 0
+    out: (N, O, H', W') in x's dtype (autocast's lower precision inside an autocast region)
+
+    Raises ValueError naming the argument and the shapes when they do not fit together.
+    Source: paper section 2 ("depthwise separable convolution", no non-linearity between).
+    """
+    stride_hw = _pair(stride, "stride", least=1)
+    dilation_hw = _pair(dilation, "dilation", least=1)
+    padding_tblr = four_sides(padding)
+    _check_shapes(x, depthwise, pointwise, bias)
+    if x.device.type not in _fused_devices or torch.compiler.is_exporting():
+        return reference.separable_conv2d(
+            x, depthwise, pointwise, bias, stride_hw, padding_tblr, dilation_hw
+        )
+    return torch.ops.xception.separable_conv2d(
+        x, depthwise, pointwise, bias, stride_hw, padding_tblr, dilation_hw
+    )
+
+
+def four_sides(padding: int | Sequence[int]) -> list[int]:
+    """Spell padding out as [top, bottom, left, right]; raises ValueError for anything else."""
+    values = [padding] if isinstance(padding, int) else list(padding)
+    if len(values) not in (1, 2, 4) or not all(isinstance(p, int) and p >= 0 for p in values):
+        raise ValueError(
+            "padding must be an int, (height, width) or (top, bottom, left, right), none negative; "
+            f"got {padding!r}"
+        )
+    if len(values) == 1:
+        return values * 4
+    if len(values) == 2:
+        return [values[0], values[0], values[1], values[1]]
+    return values
+
+
+def _pair(value: int | Sequence[int], name: str, least: int) -> list[int]:
+    values = [value, value] if isinstance(value, int) else list(value)
+    if len(values) != 2 or not all(isinstance(v, int) and v >= least for v in values):
+        raise ValueError(f"{name} must be an int or two, at least {least}; got {value!r}")
+    return values
+
+
+def _check_shapes(x: Tensor, depthwise: Tensor, pointwise: Tensor, bias: Tensor | None) -> None:
+    if x.dim() != 4:
+        raise ValueError(f"x must be (N, C, H, W), got {tuple(x.shape)}")
+    channels = x.shape[1]
+    if depthwise.dim() != 4 or depthwise.shape[1] != 1 or depthwise.shape[0] % channels:
+        raise ValueError(
+            f"depthwise must be (C*M, 1, kh, kw) with C = {channels} from x, "
+            f"got {tuple(depthwise.shape)}"
+        )
+    hidden = depthwise.shape[0]
+    if pointwise.dim() != 4 or tuple(pointwise.shape[1:]) != (hidden, 1, 1):
+        raise ValueError(
+            f"pointwise must be (O, {hidden}, 1, 1) to follow the depthwise step, "
+            f"got {tuple(pointwise.shape)}"
+        )
+    if bias is not None and tuple(bias.shape) != (pointwise.shape[0],):
+        raise ValueError(f"bias must be ({pointwise.shape[0]},), got {tuple(bias.shape)}")
+
+
+@torch.library.custom_op("xception::separable_conv2d", mutates_args=())
+def _operator(
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+) -> Tensor:
+    return reference.separable_conv2d(x, depthwise, pointwise, bias, stride, padding, dilation)
+
+
+@_operator.register_fake
+def _fake(
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+) -> Tensor:
+    return reference.separable_conv2d(x, depthwise, pointwise, bias, stride, padding, dilation)
+
+
+@torch.library.custom_op("xception::separable_conv2d_backward", mutates_args=())
+def _backward_operator(
+    grad_out: Tensor,
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, depthwise and pointwise; the depthwise output is computed again, not kept.
+
+    Keeping it would cost 14.7 million elements a picture at 299x299; computing it is 1.6% of the
+    network's multiplications.
+    """
+    return reference.separable_conv2d_backward(
+        grad_out, x, depthwise, pointwise, stride, padding, dilation
+    )
+
+
+@_backward_operator.register_fake
+def _backward_fake(
+    grad_out: Tensor,
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(depthwise), torch.empty_like(pointwise)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, depthwise, pointwise, bias, stride, padding, dilation = inputs
+    ctx.save_for_backward(x, depthwise, pointwise)
+    ctx.geometry = (stride, padding, dilation)
+    ctx.has_bias = bias is not None
+
+
+def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    x, depthwise, pointwise = ctx.saved_tensors
+    grads = torch.ops.xception.separable_conv2d_backward(
+        grad_out, x, depthwise, pointwise, *ctx.geometry
+    )
+    grad_bias = grad_out.sum((0, 2, 3)) if ctx.has_bias else None
+    return (*grads, grad_bias, None, None, None)
+
+
+_operator.register_autograd(_backward, setup_context=_setup_context)
+_library = torch.library.Library("xception", "FRAGMENT")
+
+
+def _autocast(device_type: str) -> None:
+    """Cast to the dtype that the autocast region was opened with, then go on without autocast."""
+
+    def cast_and_call(
+        x: Tensor,
+        depthwise: Tensor,
+        pointwise: Tensor,
+        bias: Tensor | None,
+        stride: list[int],
+        padding: list[int],
+        dilation: list[int],
+    ) -> Tensor:
+        dtype = torch.get_autocast_dtype(device_type)
+        with torch.autocast(device_type, enabled=False):
+            return torch.ops.xception.separable_conv2d(
+                x.to(dtype),
+                depthwise.to(dtype),
+                pointwise.to(dtype),
+                None if bias is None else bias.to(dtype),
+                stride,
+                padding,
+                dilation,
+            )
+
+    torch.library.impl(_library, "separable_conv2d", f"Autocast{device_type.upper()}")(
+        cast_and_call
+    )
+
+
+_autocast("cpu")
+_autocast("cuda")
