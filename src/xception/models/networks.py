@@ -1,0 +1,95 @@
+"""The registered networks. Builders of one family differ only in numbers."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from xception.models.aligned import AlignedXception
+from xception.models.aligned_layout import (
+    ALIGNED_41,
+    ALIGNED_41P,
+    ALIGNED_65,
+    ALIGNED_65P,
+    ALIGNED_71,
+    AlignedLayout,
+)
+from xception.models.layout import PAPER, SMALL, TINY
+from xception.models.preprocessing import Preprocessing
+from xception.models.registry import ModelEntry, register
+from xception.models.xception import Xception
+
+_KERAS_299 = Preprocessing(size=(299, 299), interpolation="bilinear")
+_PICTURES_32 = Preprocessing(size=(32, 32), interpolation="bilinear")
+
+register(
+    ModelEntry(
+        name="xception",
+        summary="the paper's network (Fig. 5), Keras's numerics; 22.9 M parameters, 299x299",
+        build=partial(Xception, PAPER),
+        preprocessing=_KERAS_299,
+    )
+)
+
+
+def _register_aligned(
+    name: str, summary: str, layout: AlignedLayout, crop_fraction: float, bn_eps: float = 1e-3
+) -> None:
+    """The preprocessing is that of timm's published weights of the same name."""
+    register(
+        ModelEntry(
+            name=name,
+            summary=summary,
+            build=partial(AlignedXception, layout, bn_eps=bn_eps),
+            preprocessing=Preprocessing(crop_fraction=crop_fraction, interpolation="bicubic"),
+        )
+    )
+
+
+_register_aligned(
+    "xception41",
+    "DeepLab's aligned network of 41 layers; 27.0 M parameters, 299x299",
+    ALIGNED_41,
+    0.903,
+)
+_register_aligned(
+    "xception65",
+    "DeepLab's aligned network of 65 layers; 39.9 M parameters, 299x299",
+    ALIGNED_65,
+    0.94,
+)
+_register_aligned(
+    "xception71",
+    "DeepLab's aligned network of 71 layers; 42.3 M parameters, 299x299",
+    ALIGNED_71,
+    0.903,
+)
+_register_aligned(
+    "xception41p",
+    "the aligned 41 with normalization and ReLU first; 26.9 M parameters, 299x299",
+    ALIGNED_41P,
+    0.94,
+    bn_eps=1e-5,  # timm's, which has 1e-3 in the four others
+)
+_register_aligned(
+    "xception65p",
+    "the aligned 65 with normalization and ReLU first; 39.8 M parameters, 299x299",
+    ALIGNED_65P,
+    0.94,
+)
+
+register(
+    ModelEntry(
+        name="xception_tiny",
+        summary="for pictures of 28 to 64 pixels on a CPU; 0.29 M parameters at 10 classes",
+        build=partial(Xception, TINY, bn_momentum=0.1),
+        preprocessing=_PICTURES_32,
+    )
+)
+register(
+    ModelEntry(
+        name="xception_small",
+        summary="for pictures of 28 to 64 pixels; 1.5 M parameters at 10 classes",
+        build=partial(Xception, SMALL, bn_momentum=0.1),
+        preprocessing=_PICTURES_32,
+    )
+)

@@ -1,0 +1,98 @@
+"""The one list of networks: name, what it is, how to build it, how its pictures are prepared."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from xception.models.classifier import Classifier, FeatureExtractor
+from xception.models.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelEntry:
+    """One registered network."""
+
+    name: str
+    summary: str  # one line for `xception models`
+    build: Callable[..., Classifier]  # takes the architecture's arguments by keyword
+    preprocessing: Preprocessing  # for 3 channels
+
+    def argument_names(self) -> list[str]:
+        """Names of the arguments that `create_model` passes on to this network."""
+        return list(inspect.signature(self.build).parameters)
+
+
+_entries: dict[str, ModelEntry] = {}
+
+
+def register(entry: ModelEntry) -> None:
+    """Add a network; raises ValueError when the name is taken."""
+    if entry.name in _entries:
+        raise ValueError(f"a model named {entry.name!r} is registered already")
+    _entries[entry.name] = entry
+
+
+def list_models() -> list[str]:
+    """The names that `create_model` knows, in the order of the registry."""
+    return list(_entries)
+
+
+def model_entry(name: str) -> ModelEntry:
+    """The entry for `name`; raises ValueError that proposes the nearest name."""
+    if name in _entries:
+        return _entries[name]
+    near = difflib.get_close_matches(name, _entries, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_entries)}"
+    raise ValueError(f"there is no model named {name!r}; {hint}")
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    **arguments: Any,
+) -> nn.Module:
+    """Build a network with fresh weights.
+
+    name: one of `list_models()`
+    num_classes: logits that come out; 0 gives pooled features
+    in_channels: channels of the input
+    features_only: return a `FeatureExtractor` (list of feature maps, finest first) instead;
+        `out_indices` picks among its resolutions
+    arguments: the architecture's own: segments, intermediate_activation, residual, fc_units,
+        dropout, output_stride, padding, bn_eps, bn_momentum (see `Xception`; the aligned networks
+        take fewer)
+
+    Raises ValueError naming an unknown model or argument and the nearest known one.
+    """
+    entry = model_entry(name)
+    known = entry.argument_names()
+    for argument in arguments:
+        if argument not in known:
+            near = difflib.get_close_matches(argument, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}"
+            raise ValueError(f"{name} has no argument {argument!r}; {hint}")
+    model = entry.build(num_classes=num_classes, in_channels=in_channels, **arguments)
+    given = {"num_classes": num_classes, "in_channels": in_channels, **arguments}
+    model.architecture = {"name": name, "args": copy.deepcopy(given)}
+    model.preprocessing = _preprocessing_for(entry.preprocessing, in_channels)
+    return FeatureExtractor(model, out_indices) if features_only else model
+
+
+def _preprocessing_for(preprocessing: Preprocessing, in_channels: int) -> Preprocessing:
+    """The entry's preprocessing for grey input; other channel counts keep the RGB record."""
+    if in_channels != 1:
+        return preprocessing
+    values = preprocessing.to_dict()
+    values.update(channels=1, mean=[preprocessing.mean[0]], std=[preprocessing.std[0]])
+    return Preprocessing.from_dict(values)

@@ -1,0 +1,238 @@
+"""Xception (paper Fig. 5), and networks of the same form with other numbers.
+
+    import xception
+    model = xception.create_model("xception", num_classes=10, segments=4)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from xception.models.classifier import Classifier
+from xception.models.head import ClassifierHead
+from xception.models.layout import BlockLayout, Layout
+from xception.nn import (
+    IntermediateActivation,
+    MaxPool2d,
+    Padding,
+    SegmentedConv2d,
+    Segments,
+    SeparableConv2d,
+    check_padding,
+)
+from xception.nn import conv2d as same_conv2d
+
+
+class SeparableUnit(nn.Module):
+    """[ReLU,] separable (or segmented) convolution, batch normalization: one layer of Fig. 5.
+
+    x: (N, in_channels, H, W) -> (N, out_channels, H, W)
+    """
+
+    def __init__(self, act: nn.Module, conv: nn.Module, norm: nn.Module) -> None:
+        super().__init__()
+        self.act = act
+        self.conv = conv
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(self.act(x)))
+
+
+class XceptionBlock(nn.Module):
+    """One module of Fig. 5: units, an optional max pool, a linear residual connection around.
+
+    x: (N, in_channels, H, W) -> (N, channels[-1], ceil(H / stride), ceil(W / stride))
+    """
+
+    def __init__(self, units: nn.Module, pool: nn.Module | None, skip: nn.Module | None) -> None:
+        super().__init__()
+        self.units = units
+        self.pool = pool
+        self.skip = skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.units(x)
+        if self.pool is not None:
+            y = self.pool(y)
+        return y if self.skip is None else y + self.skip(x)
+
+
+class Xception(Classifier):
+    """Stem, entry, middle and exit flow, and the classifier (paper Fig. 5).
+
+    x: (N, in_channels, H, W) -> (N, num_classes) logits; H and W at least `minimum_size`.
+
+    segments: "channels" (separable) or 1..channels spatial segments in every layer (section 1.1)
+    intermediate_activation: "none", "relu" or "elu" between depthwise and pointwise (Fig. 10)
+    residual: False removes the residual connections (Fig. 9)
+    fc_units: fully connected layers before the classes (the paper's JFT variant: (4096, 4096))
+    dropout: before the logistic regression (paper: 0.5 on ImageNet)
+    output_stride: 8, 16 or 32 input pixels a feature pixel for the paper's network; the strides
+        left out are made up for by dilation (DeepLab's way)
+    padding: "keras" (TensorFlow's SAME) or "torch" (symmetric, as PyTorch ports)
+    bn_eps, bn_momentum: batch normalization's; momentum in torch's sense (1 - Keras's)
+
+    Weights start as torch's layers start them (the paper does not state its initialisation).
+    Raises ValueError naming the argument.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        segments: Segments = "channels",
+        intermediate_activation: IntermediateActivation = "none",
+        residual: bool = True,
+        fc_units: Sequence[int] = (),
+        dropout: float = 0.0,
+        output_stride: int | None = None,
+        padding: Padding = "keras",
+        bn_eps: float = 1e-3,
+        bn_momentum: float = 0.01,
+    ) -> None:
+        super().__init__(num_classes, in_channels, layout.minimum_size)
+        check_padding(padding)
+        self._segments = segments
+        self._intermediate_activation = intermediate_activation
+        self._residual = residual
+        self._padding = padding
+        self._norm = partial(nn.BatchNorm2d, eps=bn_eps, momentum=bn_momentum)
+        self._reduction = 1
+        self._dilation = 1
+        self._output_stride = _check_output_stride(output_stride, layout)
+        self.feature_info = []
+        self._feature_level = 0
+
+        self.stem = self._make_stem(layout, in_channels)
+        channels = layout.stem[-1][0]
+        self.entry_flow, channels = self._make_flow("entry_flow", layout.entry, channels)
+        self.middle_flow, channels = self._make_flow("middle_flow", layout.middle, channels)
+        self.exit_flow, channels = self._make_flow("exit_flow", layout.exit, channels)
+        self.tail = self._make_tail(layout.tail, channels)
+        channels = layout.tail[-1] if layout.tail else channels
+        self._note_feature("tail", channels)
+        self.head = ClassifierHead(channels, num_classes, fc_units=fc_units, dropout=dropout)
+
+    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+        yield "stem", self.stem
+        for name in ("entry_flow", "middle_flow", "exit_flow"):
+            for index, block in enumerate(getattr(self, name)):
+                yield f"{name}.{index}", block
+        yield "tail", self.tail
+
+    def _make_stem(self, layout: Layout, in_channels: int) -> nn.Sequential:
+        stem = nn.Sequential()
+        for index, (channels, stride) in enumerate(layout.stem, start=1):
+            conv: nn.Module
+            if layout.stem_padded:
+                conv = same_conv2d(
+                    in_channels, channels, 3, stride=stride, padding=self._padding
+                )
+            else:
+                conv = nn.Conv2d(in_channels, channels, 3, stride=stride, bias=False)
+            stem.add_module(f"conv{index}", conv)
+            stem.add_module(f"norm{index}", self._norm(channels))
+            stem.add_module(f"act{index}", nn.ReLU(inplace=True))
+            in_channels = channels
+            self._reduction *= stride
+        self._note_feature("stem", in_channels)
+        return stem
+
+    def _make_flow(
+        self, flow: str, blocks: Sequence[BlockLayout], channels: int
+    ) -> tuple[nn.Sequential, int]:
+        made = nn.Sequential()
+        for index, block in enumerate(blocks):
+            made.append(self._make_block(block, channels))
+            channels = block.channels[-1]
+            self._note_feature(f"{flow}.{index}", channels)
+        return made, channels
+
+    def _make_block(self, layout: BlockLayout, in_channels: int) -> XceptionBlock:
+        units = nn.Sequential()
+        channels = in_channels
+        for index, out_channels in enumerate(layout.channels):
+            if index > 0:
+                act: nn.Module = nn.ReLU(inplace=True)
+            else:  # not in place: the skip connection reads the same tensor
+                act = nn.ReLU() if layout.leading_activation else nn.Identity()
+            units.append(self._make_unit(act, channels, out_channels))
+            channels = out_channels
+        pool = skip = None
+        if layout.pool:
+            stride = 2 if self._reduction < self._output_stride else 1
+            pool = MaxPool2d(stride, self._padding, dilation=self._dilation)
+            if self._residual:
+                skip = nn.Sequential()
+                skip.add_module("conv", nn.Conv2d(in_channels, channels, 1, stride, bias=False))
+                skip.add_module("norm", self._norm(channels))
+            self._reduction *= stride
+            self._dilation *= 2 // stride
+        elif self._residual:
+            skip = nn.Identity()
+        return XceptionBlock(units, pool, skip)
+
+    def _make_tail(self, channels_of_units: Sequence[int], channels: int) -> nn.Sequential:
+        if not channels_of_units:
+            return nn.Sequential(nn.ReLU())
+        tail = nn.Sequential()
+        for out_channels in channels_of_units:
+            tail.append(self._make_unit(nn.Identity(), channels, out_channels))
+            tail.append(nn.ReLU(inplace=True))
+            channels = out_channels
+        return tail
+
+    def _make_unit(self, act: nn.Module, in_channels: int, out_channels: int) -> SeparableUnit:
+        settings: dict[str, Any] = {
+            "dilation": self._dilation,
+            "intermediate_activation": self._intermediate_activation,
+            "padding": self._padding,
+        }
+        conv: nn.Module
+        if self._segments == "channels":
+            conv = SeparableConv2d(in_channels, out_channels, 3, **settings)
+        else:
+            conv = SegmentedConv2d(
+                in_channels,
+                out_channels,
+                3,
+                segments=self._segments,
+                order="depthwise_first",
+                **settings,
+            )
+        return SeparableUnit(act, conv, self._norm(out_channels))
+
+    def _note_feature(self, module: str, channels: int) -> None:
+        """Keep the last module between two places of pooling, whether these stride or dilate."""
+        level = self._reduction * self._dilation
+        if level == self._feature_level:
+            self.feature_info.pop()
+        self._feature_level = level
+        self.feature_info.append(
+            {"num_chs": channels, "reduction": self._reduction, "module": module}
+        )
+
+
+def _check_output_stride(output_stride: int | None, layout: Layout) -> int:
+    """The reduction to stop at; the strides of stem and first module always stay."""
+    full = 1
+    for _, stride in layout.stem:
+        full *= stride
+    least = full * 4
+    for block in (*layout.entry, *layout.middle, *layout.exit):
+        full *= 2 if block.pool else 1
+    allowed = [s for s in (8, 16, 32) if least <= s <= full]
+    if output_stride is None:
+        return full
+    if output_stride not in allowed:
+        raise ValueError(
+            f"output_stride must be one of {allowed} for this network, got {output_stride!r}"
+        )
+    return output_stride

@@ -1,0 +1,63 @@
+"""The end of a run: the model file, the evaluation, the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from xception.inference import evaluate
+from xception.report import write_report
+from xception.training.progress import Progress
+from xception.training.recipe import Recipe
+from xception.training.run_folder import RunFolder
+from xception.training.setup import Inputs
+from xception.training.state import TrainingState
+from xception.weights import save
+
+
+def write_model(
+    state: TrainingState, recipe: Recipe, inputs: Inputs, folder: RunFolder
+) -> None:
+    """The averaged weights as a model file that needs nothing else."""
+    model = state.evaluation_model()
+    model.class_names = list(inputs.classes)
+    provenance = {
+        "run": folder.path.name,
+        "data": recipe.data,
+        "epochs": state.position.epoch,
+        "steps": state.position.step,
+        "seed": recipe.seed,
+        "training_pictures": len(inputs.train),
+        "validation_accuracy": max(state.position.best_accuracy, 0.0) or None,
+    }
+    save(model, folder.model, provenance=provenance)
+
+
+def finish(
+    state: TrainingState,
+    recipe: Recipe,
+    inputs: Inputs,
+    folder: RunFolder,
+    progress: Progress,
+) -> tuple[dict[str, Any], Path]:
+    """Write model, evaluation and report; returns the evaluation and the report's path.
+
+    The test split is evaluated where there is one, else validation, else the training pictures.
+    """
+    write_model(state, recipe, inputs, folder)
+    splits = inputs.source.splits
+    split = next(name for name in ("test", "val", "train") if splits.get(name))
+    progress.say(f"evaluating on {len(splits[split]):,} {split} pictures")
+    evaluation = evaluate(
+        state.evaluation_model(), splits[split], split=split, batch_size=recipe.batch_size
+    ).to_dict()
+    folder.write_evaluation(evaluation)
+    report = write_report(folder.path)
+    error = evaluation["top1_standard_error"]
+    progress.say(
+        f"{split} accuracy {evaluation['top1']:.4f} (standard error {error:.4f}) on "
+        f"{evaluation['count']:,} pictures"
+    )
+    progress.say(f"model  {folder.model}")
+    progress.say(f"report {report}")
+    return evaluation, report

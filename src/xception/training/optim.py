@@ -1,0 +1,106 @@
+"""Optimizer, learning rate schedule and averaged weights of a recipe."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from xception.training.recipe import Recipe
+
+
+def make_optimizer(model: nn.Module, head: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD or AdamW over up to four groups: last layer or backbone, with or without weight decay.
+
+    A group's `lr_scale` is its share of the schedule's learning rate.
+    """
+    head_parameters = {id(p) for p in head.parameters()}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter, kind in _kinds(model):
+        key = (id(parameter) in head_parameters, kind in recipe.no_decay)
+        groups.setdefault(key, []).append(parameter)
+    described: list[dict[str, Any]] = [
+        {
+            "params": parameters,
+            "weight_decay": 0.0 if exempt else recipe.weight_decay,
+            "lr_scale": 1.0 if in_head else recipe.backbone_lr,
+        }
+        for (in_head, exempt), parameters in groups.items()
+    ]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            described, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0
+        )
+    return torch.optim.AdamW(described, lr=recipe.lr, betas=(recipe.momentum, 0.999))
+
+
+def _kinds(model: nn.Module) -> list[tuple[nn.Parameter, str]]:
+    """Every trainable parameter once, with its kind: norm, bias, depthwise or weight."""
+    found: dict[int, tuple[nn.Parameter, str]] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(module, _BatchNorm):
+                kind = "norm"
+            elif name == "bias":
+                kind = "bias"
+            elif isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
+                kind = "depthwise"
+            else:
+                kind = "weight"
+            found.setdefault(id(parameter), (parameter, kind))
+    return [pair for pair in found.values() if pair[0].requires_grad]
+
+
+def learning_rate(recipe: Recipe, epoch: float) -> float:
+    """The schedule's learning rate at `epoch` (a fraction: 1.5 is the middle of the second)."""
+    if epoch < recipe.warmup_epochs:
+        return recipe.lr * epoch / recipe.warmup_epochs
+    if recipe.schedule == "constant":
+        return recipe.lr
+    if recipe.schedule == "step":
+        return recipe.lr * recipe.step_decay ** math.floor(epoch / recipe.step_epochs)
+    span = recipe.epochs - recipe.warmup_epochs
+    done = min((epoch - recipe.warmup_epochs) / span, 1.0)
+    if recipe.schedule == "linear":
+        return recipe.lr * (1.0 - done)
+    return recipe.lr * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group its share of `lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+class AveragedWeights:
+    """Exponential moving average of weights and batch normalization buffers (Polyak averaging).
+
+    The decay grows with the steps, min(decay, (1 + step) / (10 + step)), so that the first values
+    are forgotten soon. `state` has the names and shapes of the model's state dict.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.step = 0
+        self.state: dict[str, Tensor] = {
+            name: value.detach().clone() for name, value in model.state_dict().items()
+        }
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move a step towards the model's weights."""
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        self.step += 1
+        current = model.state_dict()
+        floating = [name for name, value in current.items() if value.is_floating_point()]
+        torch._foreach_lerp_(
+            [self.state[name] for name in floating],
+            [current[name] for name in floating],
+            1.0 - decay,
+        )
+        for name, value in current.items():
+            if not value.is_floating_point():
+                self.state[name].copy_(value)

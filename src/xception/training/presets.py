@@ -1,0 +1,29 @@
+"""Named recipes: what differs from the field defaults of `Recipe`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Small pictures (28 to 64 pixels) on a CPU, from fresh weights.
+    "small": {},
+    # The same for a few thousand pictures and a few minutes.
+    "demo": {"epochs": 12, "batch_size": 64, "lr": 0.2, "warmup_epochs": 2.0, "crop_padding": 2},
+    # Larger pictures, from weights that were trained on something else: a fresh last layer first,
+    # then everything, gently.
+    "fine-tune": {
+        "model": "xception",
+        "crop": "resized",
+        "epochs": 12,
+        "batch_size": 32,
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "weight_decay": 0.01,
+        "schedule": "cosine",
+        "warmup_epochs": 1.0,
+        "label_smoothing": 0.1,
+        "dropout": 0.2,
+        "averaging": 0.99,
+        "backbone_lr": 0.1,
+    },
+}

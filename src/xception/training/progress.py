@@ -1,0 +1,110 @@
+"""What is shown while a run goes on. The loop tells; a `Progress` shows it, or does not."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress as Bar,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+
+class Progress:
+    """Silent: the base that the loop talks to. Override what should be shown."""
+
+    def say(self, line: str) -> None:
+        """One plain line for the user."""
+
+    def warn(self, line: str) -> None:
+        """One line that the user should not miss."""
+
+    def start_epoch(self, epoch: int, epochs: int, pictures: int, done: int) -> None:
+        """An epoch (1-based) of `pictures` begins, `done` of them seen before a resume."""
+
+    def step(self, pictures: int, loss: float, accuracy: float) -> None:
+        """`pictures` more were trained on; running means of the epoch."""
+
+    def end_epoch(self, row: dict[str, Any]) -> None:
+        """The epoch is over; `row` is what metrics.jsonl holds of it."""
+
+    def close(self) -> None:
+        """Nothing more will come."""
+
+
+class _Rate(ProgressColumn):
+    """Images a second over this epoch."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.fields['rate']:,.0f} images/s".rjust(14), style="progress.data.speed")
+
+
+class RichProgress(Progress):
+    """A bar an epoch and a line when it is over; plain lines where there is no terminal."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, highlight=False)
+        self._bar: Bar | None = None
+        self._task: Any = None
+        self._began = 0.0
+        self._seen = 0
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False)
+
+    def warn(self, line: str) -> None:
+        self.console.print(line, style="yellow", markup=False)
+
+    def start_epoch(self, epoch: int, epochs: int, pictures: int, done: int) -> None:
+        self._began, self._seen = time.perf_counter(), 0
+        if not self.console.is_terminal:
+            return
+        self._bar = Bar(
+            TextColumn(f"epoch {epoch:>{len(str(epochs))}}/{epochs}"),
+            BarColumn(bar_width=None),
+            TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.3f}"),
+            _Rate(),
+            TextColumn("left"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            transient=True,
+            expand=True,
+        )
+        self._task = self._bar.add_task(
+            "epoch", total=pictures, completed=done, loss=0.0, accuracy=0.0, rate=0.0
+        )
+        self._bar.start()
+
+    def step(self, pictures: int, loss: float, accuracy: float) -> None:
+        self._seen += pictures
+        if self._bar is not None:
+            rate = self._seen / max(time.perf_counter() - self._began, 1e-9)
+            self._bar.update(
+                self._task, advance=pictures, loss=loss, accuracy=accuracy, rate=rate
+            )
+
+    def end_epoch(self, row: dict[str, Any]) -> None:
+        self.close()
+        validation = (
+            f"validation loss {row['val_loss']:.3f} accuracy {row['val_accuracy']:.4f}  "
+            if row["val_accuracy"] is not None
+            else ""
+        )
+        self.say(
+            f"epoch {row['epoch']:>3}  loss {row['train_loss']:.3f} "
+            f"accuracy {row['train_accuracy']:.3f}  {validation}"
+            f"lr {row['lr']:.4g}  {row['seconds']:.0f} s  "
+            f"{row['images_per_second']:,.0f} images/s"
+        )
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,150 @@
+"""The folder of one run: recipe, environment, metrics, checkpoints, model, evaluation, report."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from xception.atomic import write_atomically
+from xception.errors import TrainingError, UsageError
+from xception.training.recipe import Recipe
+
+
+class RunFolder:
+    """Paths and small files of `runs/NAME/`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.yaml"
+        self.environment = path / "environment.json"
+        self.metrics = path / "metrics.jsonl"
+        self.evaluation = path / "evaluation.json"
+        self.model = path / "model.safetensors"
+        self.report = path / "report.html"
+        self.last = path / "checkpoints" / "last.pt"
+        self.best = path / "checkpoints" / "best.pt"
+
+    @classmethod
+    def create(cls, recipe: Recipe) -> RunFolder:
+        """A new folder for `recipe`; an existing run is never written into.
+
+        Raises UsageError when the chosen name is taken, TrainingError when it can't be made.
+        """
+        out = Path(recipe.out)
+        if recipe.name is not None:
+            candidates = [out / recipe.name]
+        else:
+            data = re.sub(r"[^\w.-]+", "-", Path(recipe.data).stem or "data").strip("-.") or "data"
+            stem = f"{recipe.model}-{data}"
+            candidates = [out / f"{stem}-{number}" for number in range(1, 10_000)]
+        for path in candidates:
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                if not path.is_dir():
+                    raise TrainingError(f"{path} is a file, not a run folder") from None
+                if any(path.iterdir()):
+                    continue
+            except OSError as error:
+                raise TrainingError(
+                    f"cannot make run folder {path}: {error.strerror}; choose another --out"
+                ) from None
+            folder = cls(path)
+            folder._write(folder.recipe, recipe.to_yaml())
+            return folder
+        raise UsageError(
+            f"run folder {candidates[-1]} holds a run already; choose another --name, or go on "
+            f"with --resume {candidates[-1]}"
+        )
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """An existing run; raises UsageError when `path` is none."""
+        folder = cls(Path(path))
+        if not folder.recipe.is_file():
+            raise UsageError(f"{path} is not a run folder (it has no recipe.yaml)")
+        return folder
+
+    def write_environment(self, device: str, threads: int) -> None:
+        """What a bug report or a repetition needs to know of the machine and the versions."""
+        self._write(self.environment, json.dumps(_environment(device, threads), indent=2))
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Add one epoch's figures."""
+        self.guard(lambda: self._append(json.dumps(row) + "\n"))
+
+    def keep_metrics_before(self, epoch: int) -> None:
+        """Drop rows after `epoch` epochs: those that a resumed run writes again."""
+        rows = [row for row in self.read_metrics() if row["epoch"] <= epoch]
+        self._write(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The rows that are whole; a line cut off by a crash is left out."""
+        rows = []
+        if self.metrics.exists():
+            for line in self.metrics.read_text(encoding="utf-8").splitlines():
+                try:
+                    rows.append(json.loads(line))
+                except json.JSONDecodeError:
+                    break
+        return rows
+
+    def write_evaluation(self, evaluation: dict[str, Any]) -> None:
+        """Keep the evaluation for the report and for other programs."""
+        self._write(self.evaluation, json.dumps(evaluation))  # ASCII: file names need not be text
+
+    def _append(self, text: str) -> None:
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _write(self, path: Path, text: str) -> None:
+        self.guard(lambda: write_atomically(path, text.encode("utf-8")))
+
+    def guard(self, write: Any) -> None:
+        """Run `write()`; a full disk or a vanished folder becomes one plain line."""
+        try:
+            write()
+        except OSError as error:
+            raise TrainingError(
+                f"cannot write into run folder {self.path}: {error.strerror}"
+            ) from None
+
+
+def _environment(device: str, threads: int) -> dict[str, Any]:
+    import torch
+    import torchvision
+
+    from xception import __version__
+
+    return {
+        "xception": __version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "threads": threads,
+        "device": device,
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "time_zone": time.strftime("%Z"),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,144 @@
+"""Everything of a run that changes from step to step, and its way to disk and back."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xception.errors import TrainingError
+from xception.models import Classifier
+from xception.training.optim import AveragedWeights, make_optimizer
+from xception.training.recipe import Recipe
+
+
+@dataclass(slots=True)
+class EpochTotals:
+    """Sums over the epoch so far."""
+
+    pictures: int = 0
+    loss: float = 0.0  # summed over pictures
+    correct: int = 0
+    seconds: float = 0.0  # of training, validation left out
+
+    def mean_loss(self) -> float:
+        return self.loss / max(self.pictures, 1)
+
+    def accuracy(self) -> float:
+        return self.correct / max(self.pictures, 1)
+
+
+@dataclass(slots=True)
+class Position:
+    """Where the run stands. `epoch` counts finished epochs, `batch` batches of the one begun."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0  # optimizer steps of the whole run
+    best_accuracy: float = -1.0  # on validation; -1 before the first
+    best_epoch: int = 0
+    totals: EpochTotals = field(default_factory=EpochTotals)
+
+
+class TrainingState:
+    """Model, optimizer, averaged weights, position and random numbers of one run."""
+
+    def __init__(self, model: Classifier, recipe: Recipe) -> None:
+        self.model = model
+        self.recipe = recipe
+        self.optimizer = make_optimizer(model, model.get_classifier(), recipe)
+        self.averaged = AveragedWeights(model, recipe.averaging) if recipe.averaging > 0 else None
+        self.position = Position()
+        self.unreadable: dict[str, str] = {}  # pictures that could not be read: name, reason
+        self._evaluation_model: Classifier | None = None
+
+    def evaluation_model(self) -> Classifier:
+        """A network in eval mode with the averaged weights (the trained ones without averaging)."""
+        if self._evaluation_model is None:
+            self._evaluation_model = copy.deepcopy(self.model).requires_grad_(False).eval()
+        weights = self.model.state_dict() if self.averaged is None else self.averaged.state
+        self._evaluation_model.load_state_dict(weights)
+        return self._evaluation_model
+
+    def check_finite(self, when: str) -> None:
+        """Raise TrainingError when a weight or buffer is no longer a finite number."""
+        for name, value in self.model.state_dict().items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise TrainingError(f"{name} holds NaN or infinite values {when}")
+
+    def set_frozen(self, frozen: bool) -> None:
+        """Train the last layer alone: the rest keeps its weights and its running statistics."""
+        head = set(self.model.get_classifier().modules())
+        self.model.train()
+        for module in self.model.modules():
+            if module in head:
+                continue
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(not frozen)
+            if frozen and isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+    def to_checkpoint(self) -> dict[str, Any]:
+        """Tensors and plain values, enough to go on bit for bit."""
+        position = self.position
+        totals = position.totals
+        return {
+            "recipe": self.recipe.to_dict(),
+            "classes": list(self.model.class_names or []),
+            "model": self.model.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state,
+            "averaged_steps": 0 if self.averaged is None else self.averaged.step,
+            "optimizer": self.optimizer.state_dict(),
+            "position": {
+                "epoch": position.epoch,
+                "batch": position.batch,
+                "step": position.step,
+                "best_accuracy": position.best_accuracy,
+                "best_epoch": position.best_epoch,
+                "pictures": totals.pictures,
+                "loss": totals.loss,
+                "correct": totals.correct,
+                "seconds": totals.seconds,
+            },
+            "unreadable": dict(self.unreadable),
+            "random": random_state(),
+        }
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Go back to what `to_checkpoint` kept; raises TrainingError when it does not fit."""
+        try:
+            self.model.load_state_dict(checkpoint["model"])
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            if self.averaged is not None:
+                averaged = checkpoint["averaged"]
+                for name, value in self.averaged.state.items():
+                    value.copy_(averaged[name])
+                self.averaged.step = checkpoint["averaged_steps"]
+            kept = dict(checkpoint["position"])
+            totals = EpochTotals(
+                **{name: kept.pop(name) for name in ("pictures", "loss", "correct", "seconds")}
+            )
+            self.position = Position(totals=totals, **kept)
+            self.unreadable = dict(checkpoint["unreadable"])
+            restore_random_state(checkpoint["random"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            line = str(error).splitlines()[0]
+            raise TrainingError(f"the checkpoint does not fit this run's recipe: {line}") from None
+
+
+def random_state() -> dict[str, Tensor]:
+    """The state of torch's generators (dropout draws from them)."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_random_state(state: dict[str, Tensor]) -> None:
+    """The inverse of `random_state`, as far as this machine has the generators."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from xception.models import create_model
+from xception.training import Recipe
+from xception.training.optim import (
+    AveragedWeights,
+    learning_rate,
+    make_optimizer,
+    set_learning_rate,
+)
+
+
+def test_paper_step_decay() -> None:
+    recipe = Recipe(schedule="step", lr=0.045, warmup_epochs=0, epochs=20)
+    assert learning_rate(recipe, 1.99) == pytest.approx(0.045)
+    assert learning_rate(recipe, 2.0) == pytest.approx(0.045 * 0.94)
+    assert learning_rate(recipe, 7.5) == pytest.approx(0.045 * 0.94**3)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_warm_up_then_down_to_zero(schedule: str) -> None:
+    recipe = Recipe(schedule=schedule, lr=0.4, warmup_epochs=2, epochs=10)  # type: ignore[arg-type]
+    assert learning_rate(recipe, 1.0) == pytest.approx(0.2)
+    assert learning_rate(recipe, 2.0) == pytest.approx(0.4)
+    assert learning_rate(recipe, 6.0) == pytest.approx(0.2)
+    assert learning_rate(recipe, 10.0) == pytest.approx(0.0)
+
+
+def test_every_parameter_is_in_one_group_and_exemptions_hold() -> None:
+    model = create_model("xception_tiny", num_classes=3)
+    recipe = Recipe(weight_decay=0.1, backbone_lr=0.5)
+    optimizer = make_optimizer(model, model.head.fc, recipe)  # type: ignore[union-attr, arg-type]
+    grouped = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(grouped) == len(list(model.parameters()))
+    names = {id(p): n for n, p in model.named_parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            exempt = "norm" in name or "depthwise" in name or name.endswith("bias")
+            assert group["weight_decay"] == (0.0 if exempt else 0.1), name
+            assert group["lr_scale"] == (1.0 if name.startswith("head.fc") else 0.5), name
+    set_learning_rate(optimizer, 0.2)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.2, 0.1}
+
+
+def test_averaged_weights_follow_the_written_rule() -> None:
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
+    average = AveragedWeights(model, 0.9)
+    expected = float(model[0].weight)
+    for step in range(30):
+        with torch.no_grad():
+            model[0].weight.fill_(float(step))
+            model[1].num_batches_tracked.fill_(step)
+        average.update(model)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert float(average.state["0.weight"]) == pytest.approx(expected, rel=1e-5)
+    assert int(average.state["1.num_batches_tracked"]) == 29

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from xception.errors import RecipeError
+from xception.models import list_models, model_entry
+from xception.training import PRESETS, Recipe
+
+
+def test_yaml_and_back_is_the_same_recipe(tmp_path: Path) -> None:
+    recipe = Recipe(data="bilder/äöü", segments=4, fc_units=(8, 8), crop_scale=(0.2, 0.9))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.to_yaml(), encoding="utf-8")
+    assert Recipe.load(path) == recipe
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_are_valid_and_name_registered_models(name: str) -> None:
+    assert Recipe.preset(name).model in list_models()
+
+
+def test_model_arguments_exist_in_the_default_network() -> None:
+    recipe = Recipe(
+        segments=2, intermediate_activation="elu", residual=False, fc_units=(4,), dropout=0.1,
+        output_stride=8, padding="torch", bn_eps=1e-5, bn_momentum=0.1,
+    )  # fmt: skip
+    known = model_entry("xception").argument_names()
+    assert set(recipe.model_arguments()) <= set(known)
+    assert len(recipe.model_arguments()) == 9
+
+
+def test_unknown_field_names_the_nearest(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("epochz: 3\n")
+    with pytest.raises(RecipeError, match=r"recipe\.yaml.*'epochz'.*did you mean epochs\?"):
+        Recipe.load(path)
+    with pytest.raises(RecipeError, match="did you mean small"):
+        Recipe.preset("smal")
+
+
+def test_preset_in_a_file_is_the_base(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("preset: fine-tune\nepochs: 3\nlr: 1e-4\n")
+    recipe = Recipe.load(path)
+    assert (recipe.model, recipe.epochs, recipe.lr) == ("xception", 3, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs: 0", "epochs must be above 0"),
+        ("epochs: 2.5", "epochs must be an integer"),
+        ("lr: .nan", "lr must be a number"),
+        ("lr: fast", "lr must be a number"),
+        ("flip: 3", "flip must be true or false"),
+        ("optimizer: adam", "optimizer must be one of sgd, adamw"),
+        ("segments: none", "segments must be an integer or one of channels or null"),
+        ("crop_scale: [0.5]", "crop_scale must be a list of a number"),
+        ("warmup_epochs: 10", "warmup_epochs must be below epochs"),
+        ("no_decay: [norm, all]", "no_decay must be among"),
+        ("name: ../elsewhere", "name must be a folder name"),
+        ("freeze_epochs: 2", "freeze_epochs must be 0 without weights"),
+        ("- 1", "a recipe is a mapping"),
+        ("a: [", "not valid YAML"),
+        ("data: ''", "data must be"),
+    ],
+)
+def test_wrong_values_name_file_and_field(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        Recipe.load(path)
+    assert message in str(caught.value)
+    assert "recipe.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_hostile_yaml_builds_no_objects(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("data: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(RecipeError, match="not valid YAML"):
+        Recipe.load(path)
+    path.write_text("[" * 5000)
+    with pytest.raises(RecipeError):
+        Recipe.load(path)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot read recipe .*gone.yaml"):
+        Recipe.load(tmp_path / "gone.yaml")
+
+
+def test_replaced_checks_names_and_values() -> None:
+    assert Recipe().replaced(epochs=30).epochs == 30
+    with pytest.raises(RecipeError, match="did you mean epochs"):
+        Recipe().replaced(epoch=30)
+    with pytest.raises(RecipeError, match="batch_size must be above 0"):
+        Recipe().replaced(batch_size=0)
+
+
+def test_every_field_has_a_comment_that_says_what_it_is() -> None:
+    import inspect
+
+    source = inspect.getsource(Recipe)
+    for field in dataclasses.fields(Recipe):
+        line = next(x for x in source.splitlines() if x.startswith(f"    {field.name}:"))
+        assert "  # " in line, field.name
