@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from xception.data.preprocess import normalize, preprocess, to_tensor
+from xception.data.picture_tensor import normalize, preprocess, to_tensor
 from xception.data.transforms import Augmentation, evaluation_transform, train_transform
 from xception.models.preprocessing import Preprocessing
 

@@ -129,7 +129,9 @@ def test_diverging_loss_stops_and_keeps_the_last_good_checkpoint(
     monkeypatch.setattr(
         loop, "learning_rate", lambda r, epoch: sane(r, epoch) if epoch < 1.4 else 1e30
     )
-    with pytest.raises(TrainingError, match=r"loss became (nan|inf) at step \d+.*learning rate") as e:
+    with pytest.raises(
+        TrainingError, match=r"loss became (nan|inf) at step \d+.*learning rate"
+    ) as e:
         train(recipe)
     assert "checkpoint of epoch 1 stands" in str(e.value)
     folder = RunFolder(Path(recipe.out) / "run")
@@ -154,12 +156,13 @@ def test_unreadable_pictures_are_named_once_and_bounded(
             self.warnings.append(line)
 
     progress = Warnings()
-    train(recipe.replaced(data=str(broken), max_unreadable=0.05, val_fraction=0.0), progress=progress)
+    whole = recipe.replaced(data=str(broken), val_fraction=0.0)
+    train(whole.replaced(max_unreadable=0.05), progress=progress)
     named = [line for line in progress.warnings if "003.png" in line]
     assert len(named) == 1
     assert RunFolder(Path(recipe.out) / "run").read_metrics()[-1]["skipped"] == 1
     with pytest.raises(DataError, match=r"003\.png"):
-        train(recipe.replaced(data=str(broken), name="strict", val_fraction=0.0))
+        train(whole.replaced(name="strict"))
 
 
 def test_a_taken_name_is_refused_and_nothing_is_touched(recipe: Recipe) -> None:

@@ -89,7 +89,7 @@ def test_hostile_yaml_builds_no_objects(tmp_path: Path) -> None:
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="cannot read recipe .*gone.yaml"):
+    with pytest.raises(RecipeError, match=r"cannot read recipe .*gone\.yaml"):
         Recipe.load(tmp_path / "gone.yaml")
 
 

@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = attach(
         "decode": ["MAX_PIXELS", "PICTURE_SUFFIXES", "decode_picture"],
         "loader": ["Batch", "Loader", "batches", "evaluation_loader"],
         "named": ["NAMED_DATA", "data_root"],
-        "preprocess": ["preprocess"],
+        "picture_tensor": ["preprocess"],
         "samples": ["DataSource", "Samples"],
         "sources": ["open_data"],
         "transforms": [

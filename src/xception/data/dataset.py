@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from xception.data.cache import AUTO_BYTES, PictureCache, sampled_indices
-from xception.data.preprocess import to_tensor
+from xception.data.picture_tensor import to_tensor
 from xception.data.samples import Samples
 from xception.data.transforms import EvaluationTransform
 from xception.errors import DataError, PictureError

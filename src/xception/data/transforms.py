@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from xception.data.preprocess import fit, normalize, to_tensor
+from xception.data.picture_tensor import fit, normalize, to_tensor
 from xception.models.preprocessing import Preprocessing
 
 CROPS = ("none", "pad", "resized")

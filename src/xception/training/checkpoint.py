@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -22,15 +22,39 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
     Raises TrainingError when the disk is full or the folder is gone; an older file stays as it was.
     """
+    failures: list[OSError] = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: torch.save({"format": FORMAT_VERSION, **state}, file))
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        write_atomically(
+            path,
+            lambda file: torch.save(
+                {"format": FORMAT_VERSION, **state}, _FileThatTells(file, failures)
+            ),
+        )
+    except (OSError, RuntimeError) as error:
+        reason = next((e for e in (*failures, error) if isinstance(e, OSError)), error)
         raise TrainingError(
-            f"cannot write checkpoint {path}: {reason}; make room or choose another --out, then "
-            "go on with --resume"
+            f"cannot write checkpoint {path}: {getattr(reason, 'strerror', reason)}; make room or "
+            "choose another --out, then go on with --resume"
         ) from None
+
+
+class _FileThatTells:
+    """A file that keeps the OSError of a failed write: torch.save shows another in its place."""
+
+    def __init__(self, file: BinaryIO, failures: list[OSError]) -> None:
+        self._file = file
+        self._failures = failures
+
+    def write(self, content: Any) -> int:
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self._failures.append(error)
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

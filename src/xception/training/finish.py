@@ -15,9 +15,7 @@ from xception.training.state import TrainingState
 from xception.weights import save
 
 
-def write_model(
-    state: TrainingState, recipe: Recipe, inputs: Inputs, folder: RunFolder
-) -> None:
+def write_model(state: TrainingState, recipe: Recipe, inputs: Inputs, folder: RunFolder) -> None:
     """The averaged weights as a model file that needs nothing else."""
     model = state.evaluation_model()
     model.class_names = list(inputs.classes)
@@ -45,11 +43,11 @@ def finish(
     The test split is evaluated where there is one, else validation, else the training pictures.
     """
     write_model(state, recipe, inputs, folder)
-    splits = inputs.source.splits
-    split = next(name for name in ("test", "val", "train") if splits.get(name))
-    progress.say(f"evaluating on {len(splits[split]):,} {split} pictures")
+    split = inputs.source.evaluation_split()
+    pictures = inputs.source.splits[split]
+    progress.say(f"evaluating on {len(pictures):,} {split} pictures")
     evaluation = evaluate(
-        state.evaluation_model(), splits[split], split=split, batch_size=recipe.batch_size
+        state.evaluation_model(), pictures, split=split, batch_size=recipe.batch_size
     ).to_dict()
     folder.write_evaluation(evaluation)
     report = write_report(folder.path)

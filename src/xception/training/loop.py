@@ -1,8 +1,8 @@
 """The training loop: `train(recipe)` from the first step to the report.
 
-    from xception import Recipe, train
-    result = train(Recipe.preset("small", data="pictures/"))
-    train(resume="runs/xception_tiny-pictures-1")
+from xception import Recipe, train
+result = train(Recipe.preset("small", data="pictures/"))
+train(resume="runs/xception_tiny-pictures-1")
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from xception.data import Batch, Loader, UnreadableTally, evaluation_loader
@@ -78,7 +77,7 @@ def train(
     state = TrainingState(runtime.place(model), recipe)
     if folder is None:
         folder = RunFolder.create(recipe)
-        folder.write_environment(str(runtime.device), torch.get_num_threads())
+        folder.write_environment(str(runtime.device))
     elif checkpoint is not None:
         if checkpoint["classes"] != inputs.classes:
             raise TrainingError(

@@ -6,14 +6,8 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress as Bar,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 from rich.text import Text
 
 
@@ -55,15 +49,16 @@ class RichProgress(Progress):
         self._task: Any = None
         self._began = 0.0
         self._seen = 0
+        self._epochs = 0
 
     def say(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        self.console.print(line, markup=False, soft_wrap=True)
 
     def warn(self, line: str) -> None:
-        self.console.print(line, style="yellow", markup=False)
+        self.console.print(line, style="yellow", markup=False, soft_wrap=True)
 
     def start_epoch(self, epoch: int, epochs: int, pictures: int, done: int) -> None:
-        self._began, self._seen = time.perf_counter(), 0
+        self._began, self._seen, self._epochs = time.perf_counter(), 0, epochs
         if not self.console.is_terminal:
             return
         self._bar = Bar(
@@ -86,22 +81,19 @@ class RichProgress(Progress):
         self._seen += pictures
         if self._bar is not None:
             rate = self._seen / max(time.perf_counter() - self._began, 1e-9)
-            self._bar.update(
-                self._task, advance=pictures, loss=loss, accuracy=accuracy, rate=rate
-            )
+            self._bar.update(self._task, advance=pictures, loss=loss, accuracy=accuracy, rate=rate)
 
     def end_epoch(self, row: dict[str, Any]) -> None:
         self.close()
         validation = (
-            f"validation loss {row['val_loss']:.3f} accuracy {row['val_accuracy']:.4f}  "
+            f"  validation {row['val_loss']:.3f} {row['val_accuracy']:.4f}"
             if row["val_accuracy"] is not None
             else ""
         )
         self.say(
-            f"epoch {row['epoch']:>3}  loss {row['train_loss']:.3f} "
-            f"accuracy {row['train_accuracy']:.3f}  {validation}"
-            f"lr {row['lr']:.4g}  {row['seconds']:.0f} s  "
-            f"{row['images_per_second']:,.0f} images/s"
+            f"epoch {row['epoch']:>{len(str(self._epochs))}}/{self._epochs}"
+            f"  loss {row['train_loss']:.3f}  accuracy {row['train_accuracy']:.4f}{validation}"
+            f"  {row['seconds']:.0f} s  {row['images_per_second']:,.0f} images/s"
         )
 
     def close(self) -> None:

@@ -31,29 +31,29 @@ class Recipe:
     """
 
     # What is learned, and where the result goes
-    data: str = "fashion-mnist-5k"  # folder of class folders, table (.csv, .parquet), or data set name
+    data: str = "fashion-mnist-5k"  # folder of class folders, table, or data set name
     model: str = "xception_tiny"  # a name that `xception models` lists
-    weights: str | None = None  # model file to start from; its last layer is replaced where classes differ
+    weights: str | None = None  # model file to start from; a last layer that differs starts fresh
     name: str | None = None  # run folder's name under `out`; None: model, data and a number
     out: str = "runs"  # folder that holds run folders
 
     # The network (None: the network's own default)
-    segments: int | Literal["channels"] | None = None  # spatial segments a layer; "channels": separable
-    intermediate_activation: Literal["none", "relu", "elu"] | None = None  # between depthwise and pointwise
+    segments: int | Literal["channels"] | None = None  # spatial segments a layer; channels: all
+    intermediate_activation: Literal["none", "relu", "elu"] | None = None  # in between
     residual: bool | None = None  # residual connections
     fc_units: tuple[int, ...] | None = None  # units of fully connected layers before the classes
     dropout: float | None = None  # probability, before the last layer
     output_stride: Literal[8, 16, 32] | None = None  # input pixels a feature pixel
     padding: Literal["keras", "torch"] | None = None  # TensorFlow's SAME or symmetric
     bn_eps: float | None = None  # epsilon of batch normalization
-    bn_momentum: float | None = None  # share of the new batch in the running statistics (torch's sense)
+    bn_momentum: float | None = None  # share of a new batch in the running statistics
 
     # Pictures
     size: int | None = None  # pixels, height and width that the network sees; None: the model's
     resize: Literal["crop", "squash", "pad"] | None = None  # how other shapes become square
     val_fraction: float = 0.1  # share of the training pictures held out when there is no val split
-    cache: Literal["auto", "ram", "none"] = "auto"  # keep decoded pictures in memory (auto: up to 1 GiB)
-    workers: int | None = None  # processes that decode pictures; None: by the machine, 0: in this process
+    cache: Literal["auto", "ram", "none"] = "auto"  # keep pictures in memory (auto: up to 1 GiB)
+    workers: int | None = None  # decoding processes; None: by the machine, 0: in this one
     max_unreadable: float = 0.01  # share of unreadable pictures at which the run stops
 
     # Augmentation of training pictures

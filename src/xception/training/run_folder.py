@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import sys
-import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from xception.atomic import write_atomically
+from xception.environment import describe_environment
 from xception.errors import TrainingError, UsageError
 from xception.training.recipe import Recipe
 
@@ -72,9 +71,15 @@ class RunFolder:
             raise UsageError(f"{path} is not a run folder (it has no recipe.yaml)")
         return folder
 
-    def write_environment(self, device: str, threads: int) -> None:
+    def write_environment(self, device: str) -> None:
         """What a bug report or a repetition needs to know of the machine and the versions."""
-        self._write(self.environment, json.dumps(_environment(device, threads), indent=2))
+        described = {
+            **describe_environment(),
+            "device": device,
+            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        self._write(self.environment, json.dumps(described, indent=2))
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add one epoch's figures."""
@@ -117,34 +122,3 @@ class RunFolder:
             raise TrainingError(
                 f"cannot write into run folder {self.path}: {error.strerror}"
             ) from None
-
-
-def _environment(device: str, threads: int) -> dict[str, Any]:
-    import torch
-    import torchvision
-
-    from xception import __version__
-
-    return {
-        "xception": __version__,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu": _cpu_name(),
-        "threads": threads,
-        "device": device,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "time_zone": time.strftime("%Z"),
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor, nn
 
+from xception.device import usable_device
 from xception.errors import RecipeError, UsageError
 from xception.models import Classifier
 from xception.training.recipe import Recipe
@@ -23,7 +24,7 @@ class Runtime:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.device = _device(recipe.device)
+        self.device = usable_device(None if recipe.device == "auto" else recipe.device)
         if recipe.precision == "fp16" and self.device.type == "cpu":
             raise RecipeError("recipe field precision: fp16 needs a GPU; use bf16 or fp32 on a CPU")
         # accelerate keeps its settings for the whole process; a run brings its own.
@@ -62,7 +63,7 @@ class Runtime:
     def backward_and_step(
         self, loss: Tensor, optimizer: torch.optim.Optimizer, clip_norm: float
     ) -> None:
-        """Gradients, their bound, and the optimizer's step (fp16: scaled so as not to underflow)."""
+        """Gradients, their bound, the optimizer's step (fp16: scaled so as not to underflow)."""
         self.accelerator.backward(loss)
         scaler = self.accelerator.scaler
         if clip_norm > 0:
@@ -120,17 +121,3 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
         name: value if isinstance(value, (int, float, str, bool)) else str(value)
         for name, value in recipe.to_dict().items()
     }
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        line = str(error).splitlines()[0]
-        raise RecipeError(f"recipe field device: {name!r} cannot be used here ({line})") from None
-    return device

@@ -64,7 +64,9 @@ def open_inputs(recipe: Recipe, preprocessing: Preprocessing) -> Inputs:
         cache=recipe.cache,
     )
     validation = source.splits.get("val")
-    return Inputs(source, dataset, validation if validation is not None and len(validation) else None)
+    return Inputs(
+        source, dataset, validation if validation is not None and len(validation) else None
+    )
 
 
 def preprocessing_for(recipe: Recipe) -> Preprocessing:
@@ -102,7 +104,7 @@ def make_model(recipe: Recipe, preprocessing: Preprocessing, classes: list[str])
     model.class_names = list(classes)
     model.preprocessing = preprocessing
     model.set_grad_checkpointing(recipe.checkpoint_gradients)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return model.to(memory_format=torch.channels_last)
 
 
 def _start_from(model: Classifier, source: Classifier, recipe: Recipe) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from xception.data.preprocess import GREY, fit, normalize, preprocess
+from xception.data.picture_tensor import GREY, fit, normalize, preprocess
 from xception.models.preprocessing import Preprocessing
 
 Noise = Callable[..., Image.Image]
@@ -90,7 +90,7 @@ def test_resizing_only_where_it_is_cropped_changes_nothing(
     picture = noise(5, 700, 3) if across else noise(700, 5, 3)
     p = Preprocessing(size=(16, 16), interpolation=interpolation)
     short = np.asarray(fit(picture, p)).astype(int)
-    monkeypatch.setattr("xception.data.preprocess._EXTREME", 10**9)
+    monkeypatch.setattr("xception.data.picture_tensor._EXTREME", 10**9)
     whole = np.asarray(fit(picture, p)).astype(int)
     difference = abs(short - whole)
     if interpolation in ("nearest", "box"):  # a rounded position may fall on the next pixel
