@@ -188,6 +188,8 @@ def test_wrong_input_leaves_no_run_folder(recipe: Recipe, tmp_path: Path) -> Non
         train(recipe.replaced(model="xception_tin"))
     with pytest.raises(RecipeError, match="at least 71"):
         train(recipe.replaced(model="xception"))
+    with pytest.raises(RecipeError, match="give --weights MODEL"):
+        train(recipe.replaced(freeze_epochs=1))
     with pytest.raises(RecipeError, match=r"segments \(4096\)"):
         train(recipe.replaced(segments=4096))
     assert not Path(recipe.out).exists()

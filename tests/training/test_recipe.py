@@ -62,7 +62,7 @@ def test_preset_in_a_file_is_the_base(tmp_path: Path) -> None:
         ("warmup_epochs: 10", "warmup_epochs must be below epochs"),
         ("no_decay: [norm, all]", "no_decay must be among"),
         ("name: ../elsewhere", "name must be a folder name"),
-        ("freeze_epochs: 2", "freeze_epochs must be 0 without weights"),
+        ("bn_eps: 0", "bn_eps must be above 0"),
         ("- 1", "a recipe is a mapping"),
         ("a: [", "not valid YAML"),
         ("data: ''", "data must be"),

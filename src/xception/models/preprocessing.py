@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 RESIZES = ("crop", "squash", "pad")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box")
-MAX_SIDE = 65_536  # pixels; a bound on what a model file may ask for
+MAX_SIDE = 8_192  # pixels; a bound on what a model file may ask for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +30,9 @@ class Preprocessing:
     def __post_init__(self) -> None:
         size = self.size
         if len(size) != 2 or not all(type(s) is int and 1 <= s <= MAX_SIDE for s in size):
-            raise ValueError(f"preprocessing size must be two integers in 1..{MAX_SIDE}, got {size!r}")
+            raise ValueError(
+                f"preprocessing size must be two integers in 1..{MAX_SIDE}, got {size!r}"
+            )
         if self.resize not in RESIZES:
             raise ValueError(f"preprocessing resize must be one of {RESIZES}, got {self.resize!r}")
         if self.interpolation not in INTERPOLATIONS:
@@ -39,7 +42,8 @@ class Preprocessing:
             )
         if not 0.0 < self.crop_fraction <= 1.0:
             raise ValueError(
-                f"preprocessing crop_fraction must be above 0 and at most 1, got {self.crop_fraction}"
+                "preprocessing crop_fraction must be above 0 and at most 1, "
+                f"got {self.crop_fraction}"
             )
         if self.channels not in (1, 3):
             raise ValueError(f"preprocessing channels must be 1 or 3, got {self.channels!r}")
@@ -47,8 +51,13 @@ class Preprocessing:
             values = getattr(self, name)
             if len(values) != self.channels:
                 raise ValueError(
-                    f"preprocessing {name} needs {self.channels} values (one a channel), got {values!r}"
+                    f"preprocessing {name} needs {self.channels} values (one a channel), "
+                    f"got {values!r}"
                 )
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std)):
+            raise ValueError(
+                f"preprocessing mean and std must be finite, got {self.mean!r} and {self.std!r}"
+            )
         if any(not s > 0.0 for s in self.std):
             raise ValueError(f"preprocessing std must be above 0, got {self.std!r}")
 

@@ -49,6 +49,7 @@ def finish(
     evaluation = evaluate(
         state.evaluation_model(), pictures, split=split, batch_size=recipe.batch_size
     ).to_dict()
+    evaluation["model"] = "averaged weights" if recipe.averaging > 0 else "weights of the last step"
     folder.write_evaluation(evaluation)
     report = write_report(folder.path)
     error = evaluation["top1_standard_error"]

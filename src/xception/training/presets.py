@@ -8,9 +8,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Small pictures (28 to 64 pixels) on a CPU, from fresh weights.
     "small": {},
     # The same for a few thousand pictures and a few minutes.
-    "demo": {"epochs": 12, "batch_size": 64, "lr": 0.2, "warmup_epochs": 2.0, "crop_padding": 2},
-    # Larger pictures, from weights that were trained on something else: a fresh last layer first,
-    # then everything, gently.
+    "demo": {"size": 28, "epochs": 20, "batch_size": 64, "lr": 0.1, "crop_padding": 1},
+    # From weights that were trained on something else (`weights`): a fresh last layer first, then
+    # everything, the rest of the network ten times as gently. Our choice of numbers.
     "fine-tune": {
         "model": "xception",
         "crop": "resized",
@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup_epochs": 1.0,
         "label_smoothing": 0.1,
         "dropout": 0.2,
-        "averaging": 0.99,
+        "freeze_epochs": 2,
         "backbone_lr": 0.1,
     },
 }

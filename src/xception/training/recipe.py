@@ -115,9 +115,13 @@ class Recipe:
         for name in ("erase", "max_unreadable"):
             _require(0 <= getattr(self, name) <= 1, name, "within 0..1", self)
         _require(0 <= self.randaugment <= 30, "randaugment", "within 0..30", self)
-        _require(self.size is None or 1 <= self.size <= 65_536, "size", "within 1..65536", self)
+        _require(self.size is None or 1 <= self.size <= 8_192, "size", "within 1..8192", self)
         _require(self.workers is None or self.workers >= 0, "workers", "at least 0", self)
+        _require(
+            self.bn_momentum is None or 0 < self.bn_momentum <= 1, "bn_momentum", "in 0..1", self
+        )
         _require(self.dropout is None or 0 <= self.dropout < 1, "dropout", "within 0..1", self)
+        _require(self.bn_eps is None or self.bn_eps > 0, "bn_eps", "above 0", self)
         low, high = self.crop_scale
         _require(0 < low <= high <= 1, "crop_scale", "two rising shares in 0..1", self)
         _require(self.warmup_epochs < self.epochs, "warmup_epochs", "below epochs", self)
@@ -126,7 +130,6 @@ class Recipe:
         _require(name_is_safe and self.name != "", "name", "a folder name without slashes", self)
         kinds = {"norm", "bias", "depthwise"}
         _require(set(self.no_decay) <= kinds, "no_decay", f"among {sorted(kinds)}", self)
-        _require(not self.freeze_epochs or self.weights, "freeze_epochs", "0 without weights", self)
 
     def model_arguments(self) -> dict[str, Any]:
         """The architecture's arguments that this recipe sets, for `create_model`."""

@@ -20,7 +20,7 @@ from xception.data import (
 from xception.errors import DataError, RecipeError, UsageError
 from xception.models import Classifier, Preprocessing, create_model, model_entry
 from xception.training.recipe import Recipe
-from xception.weights import load
+from xception.weights import check_class_names, load
 
 
 @dataclass(slots=True)
@@ -88,6 +88,10 @@ def make_model(recipe: Recipe, preprocessing: Preprocessing, classes: list[str])
 
     Raises RecipeError when the network does not take the recipe's arguments.
     """
+    try:
+        check_class_names(classes, len(classes))  # now, not when the model file is written
+    except ValueError as error:
+        raise DataError(f"{recipe.data} {error}") from None
     torch.manual_seed(recipe.seed)
     try:
         made = create_model(recipe.model, num_classes=len(classes), **recipe.model_arguments())
@@ -98,6 +102,11 @@ def make_model(recipe: Recipe, preprocessing: Preprocessing, classes: list[str])
         raise RecipeError(
             f"recipe field size must be at least {model.minimum_size} for {recipe.model}, "
             f"got {min(preprocessing.size)}"
+        )
+    if recipe.weights is None and recipe.freeze_epochs > 0:
+        raise RecipeError(
+            f"recipe field freeze_epochs is {recipe.freeze_epochs}, but there are no weights that "
+            "could be kept; give --weights MODEL, or --freeze-epochs 0"
         )
     if recipe.weights is not None:
         _start_from(model, load(recipe.weights), recipe)

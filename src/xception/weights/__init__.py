@@ -5,7 +5,7 @@ from xception._lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "description": ["FORMAT_VERSION", "ModelDescription"],
+        "description": ["FORMAT_VERSION", "ModelDescription", "check_class_names"],
         "model_file": ["load", "read_info", "save"],
     },
 )
