@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,18 @@ from torch import Tensor, nn
 from xception.models.checkpointing import checkpoint_block
 from xception.models.head import ClassifierHead
 from xception.models.preprocessing import Preprocessing
+
+
+class TappedStage(Protocol):
+    """A stage one of whose feature maps lies inside it."""
+
+    def forward_with_tap(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The stage's output and the feature map inside."""
+        ...
+
+    def end_at_tap(self) -> None:
+        """Drop the layers after the feature map; the stage returns it from now on."""
+        ...
 
 
 class Classifier(nn.Module):
@@ -23,9 +35,8 @@ class Classifier(nn.Module):
     class_names: one name a class, or None when they are not known
     preprocessing: how a picture becomes the input
     feature_info: one dict a feature map, finest first: `num_chs` channels, `reduction` (input
-        pixels a feature pixel), `module` (whose output it is: a stage, or a module inside a stage
-        that has `forward_with_tap` and `end_at_tap`). Their number does not depend on
-        output_stride, as in timm.
+        pixels a feature pixel), `module` (whose output it is: a stage, or a module inside a
+        `TappedStage`). Their number does not depend on output_stride, as in timm.
     """
 
     head: ClassifierHead
@@ -77,7 +88,7 @@ class Classifier(nn.Module):
         found: list[Tensor] = []
         for name, stage in self.stages():
             if any(module.startswith(f"{name}.") for module in wanted):
-                x, tap = self._run(stage, x, stage.forward_with_tap)
+                x, tap = self._run(stage, x, cast(TappedStage, stage).forward_with_tap)
                 found.append(tap)
             else:
                 x = self._run(stage, x)
@@ -95,7 +106,7 @@ class Classifier(nn.Module):
             if reached:
                 self.set_submodule(name, nn.Identity())
             elif wanted.startswith(f"{name}."):
-                stage.end_at_tap()
+                cast(TappedStage, stage).end_at_tap()
                 reached = True
             else:
                 reached = name == wanted
@@ -107,7 +118,7 @@ class Classifier(nn.Module):
 
     def reset_classifier(self, num_classes: int) -> None:
         """A fresh last layer for `num_classes` (0: pooled features come out); names are dropped."""
-        self.head.reset(num_classes)
+        self.head.reset(num_classes, like=next(self.parameters()))
         self.num_classes = num_classes
         self.class_names = None
         if self.architecture:
@@ -172,6 +183,7 @@ class FeatureExtractor(nn.Module):
         self.network = network
         network.keep_features(self.out_indices[-1])  # no unused parameters under DDP
         self.feature_info = [network.feature_info[i] for i in self.out_indices]
+        self.preprocessing = network.preprocessing
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return self.network.forward_intermediates(x, self.out_indices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -26,8 +27,6 @@ class ClassifierHead(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if num_classes < 0:
-            raise ValueError(f"num_classes must not be negative, got {num_classes}")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
         if any(units < 1 for units in fc_units):
@@ -36,20 +35,22 @@ class ClassifierHead(nn.Module):
         self.flatten = nn.Flatten(1)
         widths = [in_features, *fc_units]
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:]):
+        for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
         self.fc_layers = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout)
         self.num_features = widths[-1]
         self.reset(num_classes)
 
-    def reset(self, num_classes: int) -> None:
-        """Put a fresh logistic regression for `num_classes` in place (0: none)."""
-        old = getattr(self, "fc", None)
+    def reset(self, num_classes: int, like: Tensor | None = None) -> None:
+        """Put a fresh logistic regression for `num_classes` in place (0: none).
+
+        It gets the device and dtype of `like`, torch's defaults otherwise.
+        """
+        if num_classes < 0:
+            raise ValueError(f"num_classes must not be negative, got {num_classes}")
         fresh = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        if isinstance(old, nn.Linear):
-            fresh.to(old.weight.device, old.weight.dtype)
-        self.fc = fresh
+        self.fc = fresh if like is None else fresh.to(like.device, like.dtype)
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.dropout(self.fc_layers(self.flatten(self.pool(x))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import inspect
 from collections.abc import Callable, Sequence
@@ -84,9 +83,16 @@ def create_model(
             raise ValueError(f"{name} has no argument {argument!r}; {hint}")
     model = entry.build(num_classes=num_classes, in_channels=in_channels, **arguments)
     given = {"num_classes": num_classes, "in_channels": in_channels, **arguments}
-    model.architecture = {"name": name, "args": copy.deepcopy(given)}
+    model.architecture = {"name": name, "args": _plain(given)}
     model.preprocessing = _preprocessing_for(entry.preprocessing, in_channels)
     return FeatureExtractor(model, out_indices) if features_only else model
+
+
+def _plain(value: Any) -> Any:
+    """A copy in JSON's types: tuples become lists, as they come back from a model file."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _preprocessing_for(preprocessing: Preprocessing, in_channels: int) -> Preprocessing:

@@ -1,7 +1,6 @@
 """Xception (paper Fig. 5), and networks of the same form with other numbers.
 
-    import xception
-    model = xception.create_model("xception", num_classes=10, segments=4)
+`xception.create_model("xception", num_classes=10, segments=4)` builds one.
 """
 
 from __future__ import annotations
@@ -132,9 +131,7 @@ class Xception(Classifier):
         for index, (channels, stride) in enumerate(layout.stem, start=1):
             conv: nn.Module
             if layout.stem_padded:
-                conv = same_conv2d(
-                    in_channels, channels, 3, stride=stride, padding=self._padding
-                )
+                conv = same_conv2d(in_channels, channels, 3, stride=stride, padding=self._padding)
             else:
                 conv = nn.Conv2d(in_channels, channels, 3, stride=stride, bias=False)
             stem.add_module(f"conv{index}", conv)
@@ -165,7 +162,8 @@ class Xception(Classifier):
                 act = nn.ReLU() if layout.leading_activation else nn.Identity()
             units.append(self._make_unit(act, channels, out_channels))
             channels = out_channels
-        pool = skip = None
+        pool: nn.Module | None = None
+        skip: nn.Module | None = None
         if layout.pool:
             stride = 2 if self._reduction < self._output_stride else 1
             pool = MaxPool2d(stride, self._padding, dilation=self._dilation)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from xception.nn.activation import IntermediateActivation, intermediate_activation_layer
 from xception.nn.padding import Padding, average_pool3x3, conv2d
-from xception.nn.segmented import SegmentedConv2d, resolve_segments, split_evenly
+from xception.nn.segmented import SegmentedConv2d, split_evenly
 
 
 class ConvNormAct(nn.Sequential):
@@ -48,6 +50,7 @@ class InceptionModule(nn.Module):
         padding: Padding = "keras",
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.branch1x1 = ConvNormAct(in_channels, branch1x1, 1)
         self.branch3x3 = nn.Sequential(
             ConvNormAct(in_channels, branch3x3[0], 1),
@@ -93,8 +96,13 @@ class SimplifiedInception(nn.Module):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        resolve_segments(towers, out_channels)
-        self.geometry = (in_channels, out_channels, kernel_size)
+        if not 1 <= towers <= out_channels:
+            raise ValueError(
+                f"towers must be at least 1 and at most out_channels ({out_channels}), got {towers}"
+            )
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = kernel_size
         self.intermediate_activation = intermediate_activation
         self.padding = padding
         self.bias = bias
@@ -116,24 +124,25 @@ class SimplifiedInception(nn.Module):
 
         The result has its own copies of the weights, in this module's dtype and on its device.
         """
-        in_channels, out_channels, kernel_size = self.geometry
         segmented = SegmentedConv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
             segments=len(self.towers),
             order="pointwise_first",
             intermediate_activation=self.intermediate_activation,
             padding=self.padding,
             bias=self.bias,
         )
-        pointwise = [tower[0].weight for tower in self.towers]
-        segmented.to(pointwise[0].device, pointwise[0].dtype)
-        segmented.pointwise.weight.copy_(torch.cat(pointwise))
-        towers = iter(self.towers)
-        for run in segmented.spatial.runs:  # segments of equal shape share one grouped convolution
-            spatial = [next(towers)[2] for _ in range(run.groups)]
-            run.weight.copy_(torch.cat([conv.weight for conv in spatial]))
-            if self.bias:
-                run.bias.copy_(torch.cat([conv.bias for conv in spatial]))
+        towers = [cast(nn.Sequential, tower) for tower in self.towers]
+        pointwise = [cast(nn.Conv2d, tower[0]) for tower in towers]
+        spatial = iter([cast(nn.Conv2d, tower[2]) for tower in towers])
+        segmented.to(pointwise[0].weight.device, pointwise[0].weight.dtype)
+        segmented.pointwise.weight.copy_(torch.cat([conv.weight for conv in pointwise]))
+        for module in segmented.spatial.runs:  # equal segments share one grouped convolution
+            run = cast(nn.Conv2d, module)
+            parts = [next(spatial) for _ in range(run.groups)]
+            run.weight.copy_(torch.cat([conv.weight for conv in parts]))
+            if run.bias is not None:
+                run.bias.copy_(torch.cat([cast(Tensor, conv.bias) for conv in parts]))
         return segmented.train(self.training)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -85,9 +86,14 @@ def conv2d(
     """A convolution that keeps the size (divided by the stride), padded by the named rule.
 
     A plain `torch.nn.Conv2d` wherever one can express the padding, `Conv2dSame` elsewhere.
+    Raises ValueError for an unknown padding, or one that cannot keep the size.
     """
     check_padding(padding)
     extent = (kernel_size - 1) * dilation
+    if padding == "torch" and extent % 2:
+        raise ValueError(
+            f"kernel_size {kernel_size} cannot be padded symmetrically; use padding='keras'"
+        )
     expressible = padding == "torch" or kernel_size == 1 or (stride == 1 and extent % 2 == 0)
     cls = nn.Conv2d if expressible else Conv2dSame
     return cls(
@@ -129,11 +135,28 @@ class MaxPool2d(nn.Module):
             # one on each side.
             inner = (x.shape[2] % 2, x.shape[3] % 2)
             return F.max_pool2d(x, 3, 2, padding=inner, ceil_mode=True)
-        return F.max_pool2d(x, 3, self.stride, padding=self.dilation, dilation=self.dilation)
+        if self.dilation > 1:
+            return _dilated_maximum(_dilated_maximum(x, self.dilation, 2), self.dilation, 3)
+        return F.max_pool2d(x, 3, self.stride, padding=1)
 
     def extra_repr(self) -> str:
         dilation = f", dilation={self.dilation}" if self.dilation > 1 else ""
         return f"stride={self.stride}, padding={self.padding!r}{dilation}"
+
+
+def _dilated_maximum(x: Tensor, dilation: int, axis: int) -> Tensor:
+    """Maximum of each place and the two at `dilation` pixels from it along `axis`.
+
+    `max_pool2d` refuses the padding this needs. Where a neighbour lies outside the picture, the
+    place itself stands in for it.
+    """
+    size = x.shape[axis]
+    inside = max(size - dilation, 0)
+    before = torch.cat((x.narrow(axis, 0, size - inside), x.narrow(axis, 0, inside)), axis)
+    after = torch.cat(
+        (x.narrow(axis, size - inside, inside), x.narrow(axis, inside, size - inside)), axis
+    )
+    return torch.maximum(x, torch.maximum(before, after))
 
 
 def average_pool3x3(x: Tensor) -> Tensor:

@@ -123,13 +123,13 @@ class SegmentedConv2d(nn.Module):
     ) -> None:
         super().__init__()
         check_order(order)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
         self.order = order
         pointwise_first = order == "pointwise_first"
         spatial_channels = out_channels if pointwise_first else in_channels
         self.segments = resolve_segments(segments, spatial_channels)
-        self.pointwise = nn.Conv2d(
-            in_channels, out_channels, 1, bias=bias and not pointwise_first
-        )
+        self.pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=bias and not pointwise_first)
         self.intermediate_activation = intermediate_activation_layer(intermediate_activation)
         self.spatial = SegmentedSpatialConv2d(
             spatial_channels,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
 from torch.nn.modules import module as module_globals
@@ -35,7 +36,8 @@ class SeparableConv2d(nn.Module):
 
     The children `depthwise` and `pointwise` are `torch.nn.Conv2d`: hooks on them, replacements and
     quantization work; only when both are untouched does the one-operator path take their place.
-    Raises ValueError naming the argument. Source: paper sections 1.2 and 2; Keras `SeparableConv2D`.
+    Raises ValueError naming the argument.
+    Source: paper sections 1.2 and 2; Keras's `SeparableConv2D`.
     """
 
     def __init__(
@@ -57,6 +59,8 @@ class SeparableConv2d(nn.Module):
         check_order(order)
         if depth_multiplier < 1:
             raise ValueError(f"depth_multiplier must be at least 1, got {depth_multiplier}")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
         self.order = order
         self.padding = padding
         depthwise_first = order == "depthwise_first"
@@ -94,9 +98,7 @@ class SeparableConv2d(nn.Module):
                 self.pointwise.weight,
                 self.pointwise.bias,
                 stride=conv.stride,
-                padding=four_sided_padding(
-                    x, conv.kernel_size, conv.stride, conv.dilation, self.padding
-                ),
+                padding=_padding_of(conv, x),
                 dilation=conv.dilation,
             )
         if self.order == "depthwise_first":
@@ -104,12 +106,17 @@ class SeparableConv2d(nn.Module):
         return self.depthwise(self.intermediate_activation(self.pointwise(x)))
 
     def _is_one_operator(self) -> bool:
+        depthwise, pointwise = self.depthwise, self.pointwise
         return (
             self.order == "depthwise_first"
             and type(self.intermediate_activation) is nn.Identity
-            and is_untouched(self.depthwise)
-            and is_untouched(self.pointwise)
-            and self.depthwise.bias is None
+            and is_untouched(depthwise)
+            and is_untouched(pointwise)
+            and depthwise.bias is None
+            and depthwise.groups == depthwise.in_channels
+            and depthwise.padding_mode == "zeros"
+            and not isinstance(depthwise.padding, str)
+            and _is_pointwise(pointwise)
         )
 
     def extra_repr(self) -> str:
@@ -117,14 +124,31 @@ class SeparableConv2d(nn.Module):
 
 
 def is_untouched(conv: nn.Module) -> bool:
-    """True for a convolution of ours or torch's that nobody hooked, replaced or parametrized."""
+    """True for a convolution of ours or torch's that nobody hooked, patched or parametrized."""
     return type(conv) in (nn.Conv2d, Conv2dSame) and not (
         conv._forward_hooks
         or conv._forward_pre_hooks
         or conv._backward_hooks
         or conv._backward_pre_hooks
+        or "forward" in conv.__dict__
         or module_globals._global_forward_hooks
         or module_globals._global_forward_pre_hooks
         or module_globals._global_backward_hooks
         or module_globals._global_backward_pre_hooks
     )
+
+
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    return (
+        conv.kernel_size == (1, 1)
+        and conv.stride == (1, 1)
+        and conv.padding == (0, 0)
+        and conv.groups == 1
+    )
+
+
+def _padding_of(conv: nn.Conv2d, x: Tensor) -> Sequence[int]:
+    """(height, width) or (top, bottom, left, right) pixels of zeros that `conv` puts around `x`."""
+    if isinstance(conv, Conv2dSame):
+        return four_sided_padding(x, conv.kernel_size, conv.stride, conv.dilation, "keras")
+    return cast(tuple[int, int], conv.padding)  # a string was ruled out before

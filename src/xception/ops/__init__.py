@@ -1,4 +1,4 @@
-"""Floor 0: the depthwise separable convolution as one operator, and the reference that defines it."""
+"""Floor 0: the depthwise separable convolution as one operator, and its defining reference."""
 
 from xception.ops.allocator import tune_allocator
 from xception.ops.reference import conv2d_by_definition, equivalent_kernel

@@ -26,7 +26,7 @@ def tune_allocator() -> bool:
         return False
     try:
         libc = ctypes.CDLL(None)
-        libc.gnu_get_libc_version  # musl has no such function, and its mallopt does nothing
+        _ = libc.gnu_get_libc_version  # musl has no such function, and its mallopt does nothing
         mallopt = libc.mallopt
     except (OSError, AttributeError):
         return False

@@ -105,14 +105,20 @@ def conv2d_by_definition(x_nchw: Tensor, weight_ochw: Tensor) -> Tensor:
     return out_nohw
 
 
-def equivalent_kernel(depthwise_m1hw: Tensor, pointwise_om11: Tensor) -> Tensor:
+def equivalent_kernel(
+    depthwise_m1hw: Tensor, pointwise_om11: Tensor, depth_multiplier: int = 1
+) -> Tensor:
     """The regular kernel (o, c, h, w) that does what a separable convolution does.
 
-    It is the outer product of the two, summed over the multiplier: rank 1 for each pair of
-    channels when the depth multiplier is 1.
+    It is the outer product of the two, summed over the multiplier: rank 1 for each input channel
+    when the depth multiplier is 1. Raises ValueError when the channels do not fit together.
     """
     m = depthwise_m1hw.shape[0]
     c_times_multiplier = pointwise_om11.shape[1]
     if m != c_times_multiplier:
         raise ValueError(f"depthwise has {m} channels, pointwise expects {c_times_multiplier}")
-    return torch.einsum("mhw,om->omhw", depthwise_m1hw[:, 0], pointwise_om11[:, :, 0, 0])
+    if m % depth_multiplier:
+        raise ValueError(f"{m} channels are not a multiple of depth_multiplier {depth_multiplier}")
+    kernel_omhw = torch.einsum("mhw,om->omhw", depthwise_m1hw[:, 0], pointwise_om11[:, :, 0, 0])
+    o, _, kh, kw = kernel_omhw.shape
+    return kernel_omhw.reshape(o, -1, depth_multiplier, kh, kw).sum(2)

@@ -178,11 +178,19 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _operator.register_autograd(_backward, setup_context=_setup_context)
-_library = torch.library.Library("xception", "FRAGMENT")
+_library = torch.library.Library("xception", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def _autocast(device_type: str) -> None:
-    """Cast to the dtype that the autocast region was opened with, then go on without autocast."""
+    """Cast to the dtype that the autocast region was opened with, then go on without autocast.
+
+    float64 stays as it is, as autocast leaves it for torch's own convolutions.
+    """
+
+    def lowered(tensor: Tensor) -> Tensor:
+        if tensor.dtype == torch.float64 or not tensor.is_floating_point():
+            return tensor
+        return tensor.to(torch.get_autocast_dtype(device_type))
 
     def cast_and_call(
         x: Tensor,
@@ -193,13 +201,14 @@ def _autocast(device_type: str) -> None:
         padding: list[int],
         dilation: list[int],
     ) -> Tensor:
-        dtype = torch.get_autocast_dtype(device_type)
+        x, depthwise, pointwise = lowered(x), lowered(depthwise), lowered(pointwise)
+        bias = None if bias is None else lowered(bias)
         with torch.autocast(device_type, enabled=False):
             return torch.ops.xception.separable_conv2d(
-                x.to(dtype),
-                depthwise.to(dtype),
-                pointwise.to(dtype),
-                None if bias is None else bias.to(dtype),
+                x,
+                depthwise,
+                pointwise,
+                bias,
                 stride,
                 padding,
                 dilation,

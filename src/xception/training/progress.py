@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
@@ -40,6 +40,20 @@ class _Rate(ProgressColumn):
         return Text(f"{task.fields['rate']:,.0f} images/s".rjust(14), style="progress.data.speed")
 
 
+class _Left(ProgressColumn):
+    """Time left in the whole run, by this epoch's rate."""
+
+    def render(self, task: Task) -> Text:
+        rate = task.fields["rate"]
+        if not rate:
+            return Text("  --:-- left")
+        pictures = (task.total or 0) - task.completed + task.fields["later"]
+        minutes, seconds = divmod(round(pictures / rate), 60)
+        hours, minutes = divmod(minutes, 60)
+        left = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes:02}:{seconds:02}"
+        return Text(f"{left:>7} left", style="progress.remaining")
+
+
 class RichProgress(Progress):
     """A bar an epoch and a line when it is over; plain lines where there is no terminal."""
 
@@ -66,14 +80,19 @@ class RichProgress(Progress):
             BarColumn(bar_width=None),
             TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.3f}"),
             _Rate(),
-            TextColumn("left"),
-            TimeRemainingColumn(compact=True),
+            _Left(),
             console=self.console,
             transient=True,
             expand=True,
         )
         self._task = self._bar.add_task(
-            "epoch", total=pictures, completed=done, loss=0.0, accuracy=0.0, rate=0.0
+            "epoch",
+            total=pictures,
+            completed=done,
+            later=(epochs - epoch) * pictures,
+            loss=0.0,
+            accuracy=0.0,
+            rate=0.0,
         )
         self._bar.start()
 
