@@ -1,6 +1,6 @@
 """Gather finished run folders into one JSON file and a Markdown table.
 
-    python benchmarks/collect_runs.py runs/cifar10 runs/fashion-mnist --out benchmarks/results/small_networks.json
+python benchmarks/collect_runs.py runs/cifar10 --out benchmarks/results/small_networks.json
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def collect(folder: Path) -> dict[str, Any]:
 def table(runs: list[dict[str, Any]]) -> str:
     """One line a run."""
     lines = [
-        "| run | model | data | epochs | seed | test accuracy | seconds an epoch (median, min-max) |",
+        "| run | model | data | epochs | seed | test accuracy | s an epoch (median, min-max) |",
         "|---|---|---|---|---|---|---|",
     ]
     for run in runs:

@@ -1,10 +1,10 @@
 """Depthwise separable convolutions and Xception: train, evaluate, predict, study.
 
-    import xception
-    run = xception.train(xception.Recipe.preset("small", data="pictures/"))
-    model = xception.load(run.model_path)
-    for prediction in xception.Predictor(model).predict(["cat.jpg"]):
-        print(prediction.labels[0], prediction.probabilities[0])
+import xception
+run = xception.train(xception.Recipe.preset("small", data="pictures/"))
+model = xception.load(run.model_path)
+for prediction in xception.Predictor(model).predict(["cat.jpg"]):
+    print(prediction.labels[0], prediction.probabilities[0])
 """
 
 from xception._lazy import attach

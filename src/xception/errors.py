@@ -1,6 +1,6 @@
 """The errors a user can meet: one line each, saying what is wrong and what to do next.
 
-The command line prints the line and exits with `exit_code`; a traceback is shown only with `--debug`.
+The command line prints it and exits with `exit_code`; `--debug` shows a traceback as well.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ class PictureDataset(Dataset[Any]):
     def _prepared(self, i: int) -> torch.Tensor:
         cache = self._cache
         if cache is None:
-            return self.transform.prepare(self.samples.load(i))  # type: ignore[no-any-return]
+            return self.transform.prepare(self.samples.load(i))
         values = cache.get(i)
         if values is None:
             values = self.transform.prepare(self.samples.load(i))

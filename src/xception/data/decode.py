@@ -173,7 +173,7 @@ def _open_file(path: str, name: str) -> Iterator[BinaryIO]:
 def _seekable(file: Any) -> BinaryIO:
     try:
         if file.seekable():
-            return file  # type: ignore[no-any-return]
+            return file
     except AttributeError:
         pass
     return io.BytesIO(file.read())

@@ -186,7 +186,7 @@ def _plain(value: object, depth: int = 0) -> str:
 
 
 def _read_recipe(path: Path, notes: list[str]) -> dict[str, str]:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     content = _read_bytes(path, notes)
     if content is None:

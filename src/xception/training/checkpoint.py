@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
@@ -28,7 +28,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         write_atomically(
             path,
             lambda file: torch.save(
-                {"format": FORMAT_VERSION, **state}, _FileThatTells(file, failures)
+                {"format": FORMAT_VERSION, **state},
+                cast("IO[bytes]", _FileThatTells(file, failures)),
             ),
         )
     except (OSError, RuntimeError) as error:

@@ -262,8 +262,9 @@ class _Run:
             "skipped": self.unreadable.count,
         }
         position.batch, position.totals = 0, EpochTotals()
-        better = val_accuracy is not None and val_accuracy > position.best_accuracy
-        if better:
+        better = False
+        if val_accuracy is not None and val_accuracy > position.best_accuracy:
+            better = True
             position.best_accuracy, position.best_epoch = val_accuracy, position.epoch
         checkpoint = state.to_checkpoint()
         save_checkpoint(self.folder.last, checkpoint)

@@ -1,0 +1,53 @@
+# make demo   a trained, evaluated, predicting network from nothing, in some minutes
+# make test   the tests
+# make lint   format, lint, types, and who may import whom
+# make clean  remove what the others made
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := runs/demo
+DATA := fashion-mnist-5k
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/installed
+	@rm -rf $(RUN)
+	$(BIN)/xception train $(DATA) --preset demo --name $(notdir $(RUN)) --out $(dir $(RUN))
+	$(BIN)/xception evaluate $(RUN) $(DATA) --out $(RUN)/evaluation
+	$(BIN)/python examples/save_pictures.py $(DATA) $(RUN)/pictures
+	$(BIN)/xception predict $(RUN) $(RUN)/pictures
+	@echo
+	@echo "The report, with curves and the worst mistakes: $(RUN)/report.html"
+	@echo "Your own pictures, in a folder for each class:  $(BIN)/xception train FOLDER"
+
+test: $(VENV)/developed
+	@command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null \
+		|| echo "no C++ compiler: tests that need one are skipped"
+	$(BIN)/pytest -q
+
+lint: $(VENV)/developed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) $(RUN) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+# A stamp is the time of the last installation; pyproject.toml decides when the next one is due.
+$(VENV)/installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/developed: pyproject.toml tests/constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[dev]" --constraint tests/constraints.txt
+	@touch $@ $(VENV)/installed
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "xception needs Python 3.10 or newer: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' \
+		|| { echo "this Python cannot make environments: install python3-venv"; exit 1; }
+	@echo "installing into $(VENV); PyTorch is large, so the first time takes some minutes"
+	@$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,7 @@
+"""`python -m xception` is `xception`."""
+
+import sys
+
+from xception.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,91 @@
+"""`xception evaluate MODEL DATA`: measure a model on labelled pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from xception.cli.arguments import Data, Device, Folder, Model, Switch, parse, unset
+from xception.cli.output import writable_folder, write_text
+
+DESCRIPTION = """Measure a model on labelled pictures.
+
+Shown are top-1 and top-5 accuracy, loss, calibration error (how far
+probabilities are from the share that is right), and each class. --out FOLDER
+keeps it all in evaluation.json and draws the confusion matrix, confusion.png.
+
+DATA is a folder of class folders (with or without train/, val/ and test/), a
+table (.csv, .tsv, .parquet with columns path and label), or the name of a
+data set."""
+
+
+@dataclass(kw_only=True)
+class Arguments:
+    """What the command line can say."""
+
+    # model file or run folder
+    model: Model
+    # folder, table or name
+    data: Data
+    # part of the data to measure on: train, val or test
+    split: Annotated[str | None, unset("NAME", "test, else val, else all there is")] = None
+    # share of the training pictures that is the val split where data have none, as in training
+    val_fraction: float = 0.0
+    # which of them, as in training
+    seed: int = 0
+    # where evaluation.json and confusion.png go; made if missing
+    out: Folder = None
+    # print what evaluation.json holds instead of tables
+    json: Switch = False
+    # pictures that go through the network at once
+    batch_size: int = 64
+    # processes that decode pictures; 0: this one
+    workers: int = 0
+    # cpu, cuda, cuda:1, mps
+    device: Device = None
+
+
+def run(argv: Sequence[str]) -> int:
+    """Measure, show and write; 1 if pictures could not be read."""
+    arguments = parse(Arguments, "evaluate", DESCRIPTION, argv)
+    folder = None if arguments.out is None else writable_folder(arguments.out)
+    import json
+
+    from xception.cli.evaluation import show_evaluation
+    from xception.cli.screen import progress_bar, say
+    from xception.data import open_data
+    from xception.inference import evaluate
+    from xception.ops import tune_allocator
+    from xception.weights import read_info
+
+    tune_allocator()
+    source = open_data(
+        arguments.data,
+        seed=arguments.seed,
+        val_fraction=arguments.val_fraction,
+        classes=read_info(arguments.model).class_names,
+        strict=False,
+    )
+    with progress_bar("evaluating") as progress:
+        evaluation = evaluate(
+            arguments.model,
+            source,
+            split=arguments.split,
+            batch_size=arguments.batch_size,
+            workers=arguments.workers,
+            device=arguments.device,
+            progress=progress,
+        )
+    text = json.dumps(evaluation.to_dict(), ensure_ascii=False)
+    if arguments.json:
+        print(text)
+    else:
+        show_evaluation(evaluation, arguments.data)
+    if folder is not None:
+        from xception.report import confusion_png
+
+        write_text(folder / "evaluation.json", lambda file: print(text, file=file))
+        confusion_png(evaluation.to_dict(), folder / "confusion.png")
+        say(f"written: {folder / 'evaluation.json'}, {folder / 'confusion.png'}")
+    return 1 if evaluation.skipped else 0

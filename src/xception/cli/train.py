@@ -1,0 +1,88 @@
+"""`xception train DATA`: train a classifier on a folder, a table or a named data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from xception.errors import UsageError
+from xception.training.recipe import Recipe
+
+DESCRIPTION = """Train a classifier.
+
+xception train DATA [--preset small|demo|fine-tune] [--FIELD VALUE ...]
+xception train --recipe FILE.yaml [--FIELD VALUE ...]
+xception train --resume RUN
+
+DATA is a folder of class folders (with or without train/, val/ and test/), a table (.csv, .tsv,
+.parquet with columns path, label), or the name of a data set (fashion-mnist-5k is built in).
+Everything is kept in a run folder: recipe, metrics, checkpoints, model.safetensors, report.html.
+Ctrl-C saves and stops; --resume goes on from there."""
+
+
+@dataclass(kw_only=True)
+class Arguments:
+    """What the command line can say."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
+    quiet: bool = False  # print nothing but errors
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse, train, and return the exit code: 0 done, 130 interrupted."""
+    words = list(argv)
+    resume = _taken(words, "--resume")
+    preset = _taken(words, "--preset")
+    file = _taken(words, "--recipe")
+    if sum(option is not None for option in (resume, preset, file)) > 1:
+        raise UsageError("give only one of --resume, --preset and --recipe")
+    if words and not words[0].startswith("-"):
+        words[:1] = ["--data", words[0]]
+    if resume is not None:
+        unwanted = [word for word in words if word != "--quiet"]
+        if unwanted:
+            raise UsageError(
+                f"--resume goes on by the run's own recipe; leave out {' '.join(unwanted)}"
+            )
+        return _train(None, resume, quiet="--quiet" in words)
+    if file is not None:
+        base = Recipe.load(file)
+    else:
+        base = Recipe.preset(preset) if preset is not None else Recipe()
+    arguments = tyro.cli(
+        Arguments,
+        prog="xception train",
+        description=DESCRIPTION,
+        args=words,
+        default=Arguments(recipe=base),
+    )
+    return _train(arguments.recipe, None, quiet=arguments.quiet)
+
+
+def _train(recipe: Recipe | None, resume: str | None, *, quiet: bool) -> int:
+    from xception.ops import tune_allocator
+
+    tune_allocator()
+    from xception.training import Progress, RichProgress, train
+
+    progress = Progress() if quiet else RichProgress()
+    result = train(recipe, resume=resume, progress=progress)
+    return 130 if result.interrupted else 0
+
+
+def _taken(words: list[str], option: str) -> str | None:
+    """Take `option VALUE` or `option=VALUE` out of `words`."""
+    for index, word in enumerate(words):
+        if word == option:
+            if index + 1 == len(words):
+                raise UsageError(f"{option} needs a value")
+            value = words[index + 1]
+            del words[index : index + 2]
+            return value
+        if word.startswith(option + "="):
+            del words[index]
+            return word.partition("=")[2]
+    return None
