@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from xception.errors import DataError, RecipeError, TrainingError, UsageError
-from xception.training import Progress, Recipe, RunFolder, train
+from xception.training import Progress, Recipe, RunFolder, loop, train
 from xception.training.checkpoint import load_checkpoint
 
 
@@ -79,108 +79,6 @@ def test_run_folder_holds_what_the_design_says(recipe: Recipe) -> None:
     assert not list(folder.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("stop", [2, 8])
-def test_interrupted_and_resumed_is_bit_for_bit_the_whole_run(recipe: Recipe, stop: int) -> None:
-    whole = train(recipe.replaced(name="whole"))
-    progress = StopAfter(stop)
-    cut = train(recipe.replaced(name="cut"), progress=progress)
-    assert cut.interrupted
-    assert cut.report_path is None
-    assert any("--resume" in line for line in progress.lines)
-    assert (cut.folder / "model.safetensors").exists()
-    torch.manual_seed(12345)  # another process would have other random numbers
-    gone_on = train(resume=cut.folder)
-    assert not gone_on.interrupted
-    equal_runs(whole.folder, gone_on.folder)
-    assert metrics_without_time(whole.folder) == metrics_without_time(gone_on.folder)
-    assert whole.evaluation == gone_on.evaluation
-
-
-def test_workers_do_not_change_the_result(recipe: Recipe) -> None:
-    one = train(recipe.replaced(name="one", workers=0, epochs=1))
-    two = train(recipe.replaced(name="two", workers=2, epochs=1, cache="none"))
-    equal_runs(one.folder, two.folder)
-
-
-def test_same_seed_same_run_other_seed_other_run(recipe: Recipe) -> None:
-    one = train(recipe.replaced(name="one", epochs=1))
-    two = train(recipe.replaced(name="two", epochs=1))
-    other = train(recipe.replaced(name="other", epochs=1, seed=1))
-    equal_runs(one.folder, two.folder)
-    with pytest.raises(AssertionError):
-        equal_runs(one.folder, other.folder)
-
-
-def test_resuming_a_finished_run_changes_no_weights(recipe: Recipe) -> None:
-    result = train(recipe)
-    before = load_file(result.model_path)
-    again = train(resume=result.folder)
-    after = load_file(again.model_path)
-    assert all(torch.equal(value, after[name]) for name, value in before.items())
-    assert len(RunFolder(result.folder).read_metrics()) == 2
-
-
-def test_diverging_loss_stops_and_keeps_the_last_good_checkpoint(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from xception.training import loop
-
-    sane = loop.learning_rate
-    monkeypatch.setattr(
-        loop, "learning_rate", lambda r, epoch: sane(r, epoch) if epoch < 1.4 else 1e30
-    )
-    with pytest.raises(
-        TrainingError, match=r"loss became (nan|inf) at step \d+.*learning rate"
-    ) as e:
-        train(recipe)
-    assert "checkpoint of epoch 1 stands" in str(e.value)
-    folder = RunFolder(Path(recipe.out) / "run")
-    kept = load_checkpoint(folder.last)
-    assert kept["position"]["epoch"] == 1
-    assert all(v.isfinite().all() for v in kept["model"].values())
-
-
-def test_unreadable_pictures_are_named_once_and_bounded(
-    recipe: Recipe, pictures: Path, tmp_path: Path
-) -> None:
-    broken = tmp_path / "broken"
-    shutil.copytree(pictures, broken)
-    victim = broken / "train" / "red" / "003.png"
-    victim.write_bytes(victim.read_bytes()[:200])
-
-    class Warnings(Progress):
-        def __init__(self) -> None:
-            self.warnings: list[str] = []
-
-        def warn(self, line: str) -> None:
-            self.warnings.append(line)
-
-    progress = Warnings()
-    whole = recipe.replaced(data=str(broken), val_fraction=0.0)
-    train(whole.replaced(max_unreadable=0.05), progress=progress)
-    named = [line for line in progress.warnings if "003.png" in line]
-    assert len(named) == 1
-    assert RunFolder(Path(recipe.out) / "run").read_metrics()[-1]["skipped"] == 1
-    with pytest.raises(DataError, match=r"003\.png"):
-        train(whole.replaced(name="strict"))
-
-
-def test_a_taken_name_is_refused_and_nothing_is_touched(recipe: Recipe) -> None:
-    taken = Path(recipe.out) / "run"
-    taken.mkdir(parents=True)
-    (taken / "precious").write_text("mine")
-    with pytest.raises(UsageError, match="choose another --name"):
-        train(recipe)
-    assert os.listdir(taken) == ["precious"]
-
-
-def test_names_are_numbered_when_none_is_given(recipe: Recipe, pictures: Path) -> None:
-    one = RunFolder.create(recipe.replaced(name=None))
-    two = RunFolder.create(recipe.replaced(name=None))
-    assert one.path.name == f"xception_tiny-{pictures.name}-1"
-    assert two.path.name == f"xception_tiny-{pictures.name}-2"
-
-
 def test_wrong_input_leaves_no_run_folder(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="gone"):
         train(recipe.replaced(data=str(tmp_path / "gone")))
@@ -190,24 +88,149 @@ def test_wrong_input_leaves_no_run_folder(recipe: Recipe, tmp_path: Path) -> Non
         train(recipe.replaced(model="xception"))
     with pytest.raises(RecipeError, match="give --weights MODEL"):
         train(recipe.replaced(freeze_epochs=1))
+    with pytest.raises(UsageError, match=r"'foo' is unknown; known: .*tensorboard"):
+        train(recipe.replaced(trackers=("foo",)))
     with pytest.raises(RecipeError, match=r"segments \(4096\)"):
         train(recipe.replaced(segments=4096))
     assert not Path(recipe.out).exists()
 
 
-def test_fine_tuning_starts_from_a_model_file(recipe: Recipe) -> None:
-    first = train(recipe.replaced(epochs=1))
-    tuned = recipe.replaced(name="tuned", epochs=1, weights=str(first.model_path), freeze_epochs=1)
-    result = train(tuned)
-    before, after = load_file(first.model_path), load_file(result.model_path)
-    for name, value in before.items():
-        if not name.startswith("head.fc"):
-            assert torch.equal(value, after[name]), name
-    assert not torch.equal(before["head.fc.weight"], after["head.fc.weight"])
-    with pytest.raises(UsageError, match="set --model xception_tiny"):
-        train(recipe.replaced(name="other", model="xception_small", weights=str(first.model_path)))
+class Kill(BaseException):
+    """Stands for kill -9: nothing in the program catches it."""
 
 
-def test_resume_needs_a_run(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not a run folder"):
-        train(resume=tmp_path)
+@pytest.mark.parametrize("call", [1, 2, 3, 4, 5])
+def test_killed_around_any_write_of_a_checkpoint_nothing_is_lost(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """Two epochs write before and after validation, and the best ones once more."""
+    whole = train(recipe.replaced(name="whole"))
+    save = loop.save_checkpoint
+    calls = 0
+
+    def killed(path: Path, state: dict[str, Any]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call + 1:
+            raise Kill
+        save(path, state)
+
+    monkeypatch.setattr(loop, "save_checkpoint", killed)
+    with pytest.raises(Kill):
+        train(recipe.replaced(name="killed"))
+    monkeypatch.undo()
+    killed_folder = Path(recipe.out) / "killed"
+    (killed_folder / "checkpoints" / ".last.pt.1.tmp").write_bytes(b"half")
+    resumed = train(resume=killed_folder)
+    equal_runs(whole.folder, resumed.folder)
+    assert metrics_without_time(whole.folder) == metrics_without_time(resumed.folder)
+    assert not list(killed_folder.rglob("*.tmp"))
+
+
+def test_ctrl_c_in_the_last_step_is_heeded(recipe: Recipe) -> None:
+    whole = train(recipe.replaced(name="whole"))
+    steps = RunFolder(whole.folder).read_metrics()[-1]["step"]
+    cut = train(recipe.replaced(name="cut"), progress=StopAfter(steps))
+    assert cut.interrupted
+    assert train(resume=cut.folder).evaluation == whole.evaluation
+
+
+def test_ctrl_c_in_the_evaluation_says_how_to_go_on(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "finish", interrupted)
+    progress = StopAfter(10**9)
+    result = train(recipe, progress=progress)
+    assert result.interrupted
+    assert "--resume" in progress.lines[-1]
+    monkeypatch.undo()
+    assert train(resume=result.folder).evaluation is not None
+
+
+def test_a_network_ruined_by_the_last_step_is_not_saved(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sane = loop.learning_rate
+    last = 2 - 0.5 / 6  # middle of the last of six steps of the second epoch
+    monkeypatch.setattr(
+        loop, "learning_rate", lambda r, epoch: 1e30 if epoch > last - 0.01 else sane(r, epoch)
+    )
+    with pytest.raises(TrainingError, match="loss became nan at step 12"):
+        train(recipe)
+    kept = load_checkpoint(RunFolder(Path(recipe.out) / "run").last)
+    assert kept["position"]["epoch"] == 1
+    assert max(float(v.abs().max()) for v in kept["model"].values()) < 1e6
+
+
+def test_other_pictures_are_refused_on_resume(recipe: Recipe, tmp_path: Path) -> None:
+    data = tmp_path / "own"
+    shutil.copytree(recipe.data, data)
+    cut = train(recipe.replaced(data=str(data)), progress=StopAfter(2))
+    victim = data / "train" / "red" / "003.png"
+    content = victim.read_bytes()
+    victim.unlink()
+    with pytest.raises(TrainingError, match="not those that run"):
+        train(resume=cut.folder)
+    victim.write_bytes(content)
+    assert not train(resume=cut.folder).interrupted
+
+
+def test_a_relative_path_means_the_same_from_another_folder(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(recipe.data).parent)
+    cut = train(recipe.replaced(data=Path(recipe.data).name), progress=StopAfter(2))
+    monkeypatch.chdir(tmp_path)
+    assert not train(resume=cut.folder).interrupted
+
+
+def test_unreadable_validation_pictures_are_counted_and_bounded(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    data = tmp_path / "own"
+    shutil.copytree(recipe.data, data)
+    (data / "test").rename(data / "val")
+    for picture in sorted((data / "val" / "red").iterdir())[:2]:
+        picture.write_text("no picture")
+    lenient = recipe.replaced(data=str(data), max_unreadable=0.5, epochs=1, warmup_epochs=0)
+    result = train(lenient)
+    assert RunFolder(result.folder).read_metrics()[-1]["skipped"] == 2
+    with pytest.raises(DataError, match="2 of 18 pictures cannot be read"):
+        train(lenient.replaced(name="strict", max_unreadable=0.01))
+
+
+def test_an_edited_recipe_is_noticed_on_resume(recipe: Recipe) -> None:
+    class Warnings(Progress):
+        def __init__(self) -> None:
+            self.warnings: list[str] = []
+
+        def warn(self, line: str) -> None:
+            self.warnings.append(line)
+
+    cut = train(recipe, progress=StopAfter(2))
+    path = RunFolder(cut.folder).recipe
+    path.write_text(path.read_text().replace("epochs: 2", "epochs: 3"))
+    progress = Warnings()
+    train(resume=cut.folder, progress=progress)
+    assert any("recipe.yaml was changed" in line for line in progress.warnings)
+    assert len(RunFolder(cut.folder).read_metrics()) == 2
+
+
+def test_environment_variables_of_accelerate_change_nothing(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = train(recipe.replaced(name="one", epochs=1, warmup_epochs=0))
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    two = train(recipe.replaced(name="two", epochs=1, warmup_epochs=0))
+    equal_runs(one.folder, two.folder)
+
+
+@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"checkpoint_gradients": True}])
+def test_other_ways_to_compute_learn_too(recipe: Recipe, changes: dict[str, Any]) -> None:
+    first, last = RunFolder(train(recipe.replaced(**changes)).folder).read_metrics()
+    assert last["train_loss"] < 0.5 * first["train_loss"]
+    assert last["train_accuracy"] > 0.9

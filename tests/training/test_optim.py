@@ -50,7 +50,7 @@ def test_every_parameter_is_in_one_group_and_exemptions_hold() -> None:
 def test_averaged_weights_follow_the_written_rule() -> None:
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
     average = AveragedWeights(model, 0.9)
-    expected = float(model[0].weight)
+    expected = float(model[0].weight.detach())
     for step in range(30):
         with torch.no_grad():
             model[0].weight.fill_(float(step))

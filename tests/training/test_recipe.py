@@ -63,6 +63,9 @@ def test_preset_in_a_file_is_the_base(tmp_path: Path) -> None:
         ("no_decay: [norm, all]", "no_decay must be among"),
         ("name: ../elsewhere", "name must be a folder name"),
         ("bn_eps: 0", "bn_eps must be above 0"),
+        ("color_jitter: 1.5", "color_jitter must be within 0..1"),
+        ("seed: 99999999999999999999999", "seed must be within"),
+        ("data: &a [x, x]\nmodel: [*a, *a]", "must be text"),
         ("- 1", "a recipe is a mapping"),
         ("a: [", "not valid YAML"),
         ("data: ''", "data must be"),
@@ -88,6 +91,17 @@ def test_hostile_yaml_builds_no_objects(tmp_path: Path) -> None:
         Recipe.load(path)
 
 
+def test_a_value_of_a_million_aliases_gives_a_short_message(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+    path = tmp_path / "recipe.yaml"
+    text = "model:\n  " + "\n  ".join(lines)
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        Recipe.load(path)
+    assert len(str(caught.value)) < 1000
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"cannot read recipe .*gone\.yaml"):
         Recipe.load(tmp_path / "gone.yaml")
@@ -97,7 +111,7 @@ def test_replaced_checks_names_and_values() -> None:
     assert Recipe().replaced(epochs=30).epochs == 30
     with pytest.raises(RecipeError, match="did you mean epochs"):
         Recipe().replaced(epoch=30)
-    with pytest.raises(RecipeError, match="batch_size must be above 0"):
+    with pytest.raises(RecipeError, match="batch_size must be at least 2"):
         Recipe().replaced(batch_size=0)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from xception.cli.arguments import parse
 from xception.errors import UsageError
 from xception.training.recipe import Recipe
 
@@ -52,13 +53,7 @@ def run(argv: Sequence[str]) -> int:
         base = Recipe.load(file)
     else:
         base = Recipe.preset(preset) if preset is not None else Recipe()
-    arguments = tyro.cli(
-        Arguments,
-        prog="xception train",
-        description=DESCRIPTION,
-        args=words,
-        default=Arguments(recipe=base),
-    )
+    arguments = parse(Arguments, "train", DESCRIPTION, words, default=Arguments(recipe=base))
     return _train(arguments.recipe, None, quiet=arguments.quiet)
 
 
@@ -80,6 +75,8 @@ def _taken(words: list[str], option: str) -> str | None:
             if index + 1 == len(words):
                 raise UsageError(f"{option} needs a value")
             value = words[index + 1]
+            if value.startswith("--"):
+                raise UsageError(f"{option} needs a value, got {value}")
             del words[index : index + 2]
             return value
         if word.startswith(option + "="):

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "evaluation": ["Evaluation", "evaluate"],
-        "losses": ["evaluate_batches", "evaluate_loss_and_accuracy"],
+        "losses": ["evaluate_batches"],
         "predictor": ["Prediction", "Predictor"],
     },
 )

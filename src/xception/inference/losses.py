@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch.nn import functional as F
 
-from xception.data.loader import Batch, Loader, evaluation_loader
-from xception.data.samples import Samples
+from xception.data.loader import Batch
 from xception.errors import DataError
 from xception.inference.network import evaluating, logits
 from xception.models import Classifier
 
 
-def evaluate_loss_and_accuracy(
-    model: Classifier, pictures: Samples | Loader, *, batch_size: int = 64, workers: int = 0
+def evaluate_batches(
+    model: Classifier,
+    batches: Iterable[Batch],
+    on_skipped: Callable[[Iterable[tuple[str, str]]], None] | None = None,
 ) -> tuple[float, float]:
-    """Mean cross entropy in nats and accuracy 0..1 over all readable pictures.
-
-    pictures: labelled in the model's own order of classes; a `Loader` keeps its cache and workers
-    from one call to the next (batch_size and workers are its own then)
-
-    Raises DataError when no picture could be read.
-    """
-    if isinstance(pictures, Loader):
-        return evaluate_batches(model, pictures.epoch())
-    loader = evaluation_loader(pictures, model.preprocessing, batch_size, workers=workers)
-    try:
-        return evaluate_batches(model, loader.epoch())
-    finally:
-        loader.close()
-
-
-def evaluate_batches(model: Classifier, batches: Iterable[Batch]) -> tuple[float, float]:
     """Mean cross entropy in nats (no label smoothing) and accuracy 0..1 over `batches`.
+
+    batches: labelled pictures in the model's own order of classes
+    on_skipped: is given name and reason of the unreadable pictures of each batch
 
     Runs in eval mode on the model's device; the model's mode comes back afterwards. Raises
     DataError when there is no picture in them.
@@ -46,6 +33,8 @@ def evaluate_batches(model: Classifier, batches: Iterable[Batch]) -> tuple[float
     count = 0
     with evaluating(model):
         for batch in batches:
+            if on_skipped is not None:
+                on_skipped(batch.skipped)
             if len(batch.y) == 0:
                 continue
             outputs, y = logits(model, batch.x), batch.y.to(device)

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from xception.data import Batch, Loader, UnreadableTally, evaluation_loader
-from xception.errors import TrainingError
-from xception.inference import evaluate_loss_and_accuracy
+from xception.errors import DataError, RecipeError, TrainingError, UsageError
+from xception.inference import evaluate_batches
+from xception.models import Preprocessing
 from xception.training.checkpoint import load_checkpoint, save_checkpoint
 from xception.training.finish import finish, write_model
 from xception.training.interrupt import Interruption
@@ -25,15 +27,18 @@ from xception.training.optim import learning_rate, set_learning_rate
 from xception.training.progress import Progress
 from xception.training.recipe import Recipe
 from xception.training.run_folder import RunFolder
-from xception.training.runtime import Runtime
+from xception.training.runtime import Runtime, missing_trackers
 from xception.training.setup import (
     Inputs,
     choose_workers,
     make_model,
     open_inputs,
     preprocessing_for,
+    rebuilt_model,
+    with_whole_paths,
 )
 from xception.training.state import EpochTotals, TrainingState
+from xception.weights import load
 
 CHECK_EVERY_STEPS = 25  # on accelerators; reading a loss waits for the device
 
@@ -57,36 +62,63 @@ def train(
 ) -> TrainResult:
     """Train by `recipe` in a new run folder, or go on with the run folder `resume`.
 
-    Ctrl-C (SIGINT) or SIGTERM ends the current step, saves, and returns with `interrupted`; a
-    resumed run gives bit for bit the weights of an uninterrupted one on the same machine.
+    Ctrl-C (SIGINT) or SIGTERM ends the current step, saves, and returns with `interrupted`. On a
+    CPU a resumed run gives bit for bit the weights of an uninterrupted one on the same machine
+    with as many threads.
     Raises DataError, RecipeError, UsageError before anything is written; TrainingError when the
     run has to stop (the last checkpoint stands then).
     """
     progress = progress or Progress()
     if resume is not None:
-        folder = RunFolder.open(resume)
-        checkpoint = load_checkpoint(folder.last)
-        recipe = Recipe.from_dict(checkpoint["recipe"], str(folder.last))
-    else:
-        recipe = recipe or Recipe()
-        folder, checkpoint = None, None
+        return _resumed(RunFolder.open(resume), progress).go()
+    recipe = with_whole_paths(recipe or Recipe())
+    for name in missing_trackers(recipe):
+        raise UsageError(
+            f"tracker {name} is not installed; run pip install {name}, or leave it out of "
+            "--trackers"
+        )
     runtime = Runtime(recipe)
-    preprocessing = preprocessing_for(recipe)
+    source = load(recipe.weights) if recipe.weights is not None else None
+    if source is None and recipe.freeze_epochs > 0:
+        raise RecipeError(
+            f"recipe field freeze_epochs is {recipe.freeze_epochs}, but there are no weights that "
+            "could be kept; give --weights MODEL, or --freeze-epochs 0"
+        )
+    preprocessing = preprocessing_for(recipe, source)
     inputs = open_inputs(recipe, preprocessing)
-    model = make_model(recipe, preprocessing, inputs.classes)
-    state = TrainingState(runtime.place(model), recipe)
-    if folder is None:
-        folder = RunFolder.create(recipe)
-        folder.write_environment(str(runtime.device))
-    elif checkpoint is not None:
-        if checkpoint["classes"] != inputs.classes:
-            raise TrainingError(
-                f"{recipe.data} has other classes than when run {folder.path} began; restore the "
-                "data to resume"
-            )
-        state.restore(checkpoint)
-        folder.keep_metrics_before(state.position.epoch)
+    model = make_model(recipe, preprocessing, inputs.classes, source, progress.say)
+    state = TrainingState(runtime.place(model), recipe, runtime.scaler)
+    folder = RunFolder.create(recipe)
+    folder.write_environment(str(runtime.device))
     return _Run(recipe, runtime, inputs, state, folder, progress).go()
+
+
+def _resumed(folder: RunFolder, progress: Progress) -> _Run:
+    """The run of `folder` as its last checkpoint left it."""
+    checkpoint = load_checkpoint(folder.last)
+    try:
+        recipe = Recipe.from_dict(checkpoint["recipe"], str(folder.last))
+        preprocessing = Preprocessing.from_dict(checkpoint["preprocessing"])
+        architecture, digest = checkpoint["architecture"], checkpoint["data"]
+        arguments = dict(architecture["args"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrainingError(f"checkpoint {folder.last} is damaged: {error!r}") from None
+    if folder.read_recipe() != recipe:
+        progress.warn(f"{folder.recipe} was changed; the run goes on by the recipe it began with")
+    for name in missing_trackers(recipe):
+        progress.warn(f"tracker {name} is not installed here; going on without it")
+    runtime = Runtime(recipe)
+    inputs = open_inputs(recipe, preprocessing)
+    if inputs.digest() != digest:
+        raise TrainingError(
+            f"the pictures of {recipe.data} are not those that run {folder.path} began with; "
+            "restore them to resume, or start a new run from its model with --weights"
+        )
+    model = rebuilt_model(architecture["name"], arguments, preprocessing, inputs.classes, recipe)
+    state = TrainingState(runtime.place(model), recipe, runtime.scaler)
+    state.restore(checkpoint)
+    folder.keep_metrics_before(state.position.epoch)
+    return _Run(recipe, runtime, inputs, state, folder, progress)
 
 
 class _Run:
@@ -122,9 +154,15 @@ class _Run:
         self.network = runtime.network(state.model)
         self.unreadable.reasons.update(state.unreadable)
         state.unreadable = self.unreadable.reasons
+        self.unreadable_validation = UnreadableTally(
+            len(inputs.validation or ()), recipe.max_unreadable, self._name_unreadable
+        )
+        state.data_digest = inputs.digest()
+        self.last_batch: Tensor | None = None
         self.pending: list[tuple[int, float, Tensor, Tensor, int]] = []
 
     def go(self) -> TrainResult:
+        """Train, evaluate, report; every way out leaves a checkpoint to go on from."""
         self._introduce()
         position = self.state.position
         self.runtime.start_trackers(self.folder.path, self.recipe)
@@ -132,17 +170,20 @@ class _Run:
             with Interruption() as interruption:
                 while position.epoch < self.recipe.epochs and not interruption.wanted:
                     self._epoch(interruption)
-                if position.epoch < self.recipe.epochs:
+                if interruption.wanted:
                     return self._stop_early()
+            evaluation, report = finish(
+                self.state, self.recipe, self.inputs, self.folder, self.progress
+            )
+        except KeyboardInterrupt:  # a second Ctrl-C, or one in the evaluation at the end
+            self._say_how_to_go_on("interrupted")
+            return TrainResult(self.folder.path, self.folder.model, None, None, True)
         finally:
             self.progress.close()
             self.loader.close()
             if self.validation is not None:
                 self.validation.close()
             self.runtime.end_trackers()
-        evaluation, report = finish(
-            self.state, self.recipe, self.inputs, self.folder, self.progress
-        )
         return TrainResult(self.folder.path, self.folder.model, report, evaluation, False)
 
     def _validation_loader(self) -> Loader | None:
@@ -181,26 +222,31 @@ class _Run:
             position.totals.pictures,
         )
         began = time.perf_counter()
-        for batch in self.loader.epoch(position.epoch, position.batch):
-            self._step(batch, position.epoch + (position.batch + 0.5) / batches)
-            position.batch += 1
-            if interruption.wanted:
-                break
+        try:
+            for batch in self.loader.epoch(position.epoch, position.batch):
+                self._step(batch, position.epoch + (position.batch + 0.5) / batches)
+                position.batch += 1
+                if interruption.wanted:
+                    break
+        except DataError:
+            if not interruption.wanted:  # else the signal has reached the data workers as well
+                raise
         self._read_pending()
         position.totals.seconds += time.perf_counter() - began
-        if position.batch == batches:
+        if position.batch >= batches:
             self._end_epoch()
 
     def _step(self, batch: Batch, epoch: float) -> None:
         lr = learning_rate(self.recipe, epoch)
         self.unreadable.add(batch.skipped)
-        if len(batch.y) < 2:  # batch normalization cannot work on one picture
+        if len(batch.y) < 2:  # what unreadable pictures left over; too few for batch normalization
             return
         set_learning_rate(self.state.optimizer, lr)
         x, y = self.runtime.to_device(batch.x), self.runtime.to_device(batch.y)
         with self.runtime.autocast():
             logits = self.network(x)
             loss = self.loss_function(logits.float(), y)
+        self.last_batch = x
         correct = (logits.detach().argmax(1) == y).sum()
         self.pending.append((self.state.position.step + 1, lr, loss.detach(), correct, len(y)))
         if self.runtime.reads_are_free or len(self.pending) >= CHECK_EVERY_STEPS:
@@ -229,25 +275,44 @@ class _Run:
 
     def _diverged(self, step: int, lr: float, value: float) -> str:
         kept = (
-            f"the checkpoint of epoch {self.state.position.epoch} stands in {self.folder.last}"
+            f"the last good checkpoint stands in {self.folder.last}"
             if self.folder.last.exists()
-            else "no epoch was finished before"
+            else "no checkpoint was written before"
         )
         return (
             f"the loss became {value} at step {step} (epoch {self.state.position.epoch + 1}, "
             f"learning rate {lr:.4g}); {kept}; start again with a lower --lr, or --clip-norm 1"
         )
 
+    def _check_sane(self) -> None:
+        """Raise TrainingError when the last step has ruined the network: nothing is saved then."""
+        model, step = self.state.model, self.state.position.step
+        finite = all(value.isfinite().all() for value in model.state_dict().values())
+        if finite and self.last_batch is not None:
+            was_training = model.training
+            with torch.inference_mode():
+                finite = bool(model.eval()(self.last_batch).isfinite().all())
+            model.train(was_training)
+        if not finite:
+            lr = self.state.optimizer.param_groups[0]["lr"]
+            raise TrainingError(self._diverged(step, lr, math.nan))
+
     def _end_epoch(self) -> None:
         state, position = self.state, self.state.position
         if position.totals.pictures == 0:
             raise TrainingError(f"no picture of {self.recipe.data} could be used in this epoch")
-        state.check_finite(f"after step {position.step}")
+        self._check_sane()
         val_loss = val_accuracy = None
         if self.validation is not None:
-            val_loss, val_accuracy = evaluate_loss_and_accuracy(
-                state.evaluation_model(), self.validation
+            save_checkpoint(self.folder.last, state.to_checkpoint())  # validation can take long
+            val_loss, val_accuracy = evaluate_batches(
+                state.evaluation_model(), self.validation.epoch(), self.unreadable_validation.add
             )
+            if not math.isfinite(val_loss):
+                raise TrainingError(
+                    f"the validation loss became {val_loss} after step {position.step} (epoch "
+                    f"{position.epoch + 1}); start again with a lower --lr"
+                )
         position.epoch += 1
         row = {
             "epoch": position.epoch,
@@ -259,28 +324,37 @@ class _Run:
             "lr": learning_rate(self.recipe, position.epoch - 0.5 / len(self.loader)),
             "seconds": position.totals.seconds,
             "images_per_second": position.totals.pictures / max(position.totals.seconds, 1e-9),
-            "skipped": self.unreadable.count,
+            "skipped": self.unreadable.count + self.unreadable_validation.count,
         }
         position.batch, position.totals = 0, EpochTotals()
-        better = False
-        if val_accuracy is not None and val_accuracy > position.best_accuracy:
-            better = True
+        position.last_accuracy = val_accuracy
+        better = val_accuracy is not None and val_accuracy > position.best_accuracy
+        if val_accuracy is not None and better:
             position.best_accuracy, position.best_epoch = val_accuracy, position.epoch
         checkpoint = state.to_checkpoint()
-        save_checkpoint(self.folder.last, checkpoint)
+        # In this order a kill between two of them loses nothing: the epoch is done once more.
+        self.folder.append_metrics(row)
         if better:
             save_checkpoint(self.folder.best, checkpoint)
-        self.folder.append_metrics(row)
+        save_checkpoint(self.folder.last, checkpoint)
         self.runtime.track(row)
         self.progress.end_epoch(row)
 
     def _stop_early(self) -> TrainResult:
         self.progress.close()
-        self.state.check_finite("when the run was interrupted")
+        self._check_sane()
         save_checkpoint(self.folder.last, self.state.to_checkpoint())
         write_model(self.state, self.recipe, self.inputs, self.folder)
-        self.progress.say(
-            f"interrupted at step {self.state.position.step}; everything is saved. Go on with: "
-            f"xception train --resume {self.folder.path}"
+        self._say_how_to_go_on(
+            f"interrupted at step {self.state.position.step}; everything is saved"
         )
         return TrainResult(self.folder.path, self.folder.model, None, None, True)
+
+    def _say_how_to_go_on(self, what: str) -> None:
+        self.progress.close()
+        way = (
+            f"Go on with: xception train --resume {self.folder.path}"
+            if self.folder.last.exists()
+            else "No checkpoint was written yet"
+        )
+        self.progress.say(f"{what}. {way}")

@@ -29,6 +29,9 @@ class Progress:
     def end_epoch(self, row: dict[str, Any]) -> None:
         """The epoch is over; `row` is what metrics.jsonl holds of it."""
 
+    def evaluated(self, done: int, pictures: int) -> None:
+        """`done` of `pictures` went through the evaluation at the end."""
+
     def close(self) -> None:
         """Nothing more will come."""
 
@@ -114,6 +117,24 @@ class RichProgress(Progress):
             f"  loss {row['train_loss']:.3f}  accuracy {row['train_accuracy']:.4f}{validation}"
             f"  {row['seconds']:.0f} s  {row['images_per_second']:,.0f} images/s"
         )
+
+    def evaluated(self, done: int, pictures: int) -> None:
+        if not self.console.is_terminal:
+            return
+        if self._bar is None:
+            self._bar = Bar(
+                TextColumn("evaluating"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+                console=self.console,
+                transient=True,
+                expand=True,
+            )
+            self._task = self._bar.add_task("evaluating", total=pictures)
+            self._bar.start()
+        self._bar.update(self._task, completed=done)
+        if done >= pictures:
+            self.close()
 
     def close(self) -> None:
         if self._bar is not None:

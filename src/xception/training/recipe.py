@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import reprlib
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,7 @@ class Recipe:
     label_smoothing: float = 0.0  # share of the target spread over all classes
     clip_norm: float = 0.0  # gradients are scaled down to this norm; 0: never
     averaging: float = 0.99  # decay a step of the averaged weights that are evaluated; 0: none
+    select: Literal["last", "best"] = "last"  # epoch (best by validation) that becomes the model
     freeze_epochs: int = 0  # first epochs that train the last layer alone (with `weights`)
     backbone_lr: float = 1.0  # learning rate of all but the last layer, as a share of `lr`
 
@@ -100,9 +102,9 @@ class Recipe:
         self._check_ranges()
 
     def _check_ranges(self) -> None:
-        positive = ("epochs", "batch_size", "lr", "step_epochs", "step_decay")
+        positive = ("epochs", "lr", "step_epochs", "step_decay")
         not_negative = (
-            "weight_decay", "warmup_epochs", "clip_norm", "crop_padding", "color_jitter", "cutout",
+            "weight_decay", "warmup_epochs", "clip_norm", "crop_padding", "cutout",
             "freeze_epochs", "backbone_lr",
         )  # fmt: skip
         shares = ("label_smoothing", "averaging", "momentum", "val_fraction")
@@ -112,8 +114,11 @@ class Recipe:
             _require(getattr(self, name) >= 0, name, "at least 0", self)
         for name in shares:
             _require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1", self)
-        for name in ("erase", "max_unreadable"):
+        for name in ("erase", "max_unreadable", "color_jitter"):
             _require(0 <= getattr(self, name) <= 1, name, "within 0..1", self)
+        # Batch normalization in training needs more than one value a channel.
+        _require(self.batch_size >= 2, "batch_size", "at least 2", self)
+        _require(0 <= self.seed < 2**63, "seed", "within 0..2^63 - 1", self)
         _require(0 <= self.randaugment <= 30, "randaugment", "within 0..30", self)
         _require(self.size is None or 1 <= self.size <= 8_192, "size", "within 1..8192", self)
         _require(self.workers is None or self.workers >= 0, "workers", "at least 0", self)
@@ -207,7 +212,9 @@ def field_names() -> list[str]:
 
 def _require(condition: Any, name: str, wanted: str, recipe: Recipe) -> None:
     if not condition:
-        raise RecipeError(f"recipe field {name} must be {wanted}, got {getattr(recipe, name)!r}")
+        raise RecipeError(
+            f"recipe field {name} must be {wanted}, got {_short(getattr(recipe, name))}"
+        )
 
 
 def _check_names(values: dict[str, Any], where: str = "recipe") -> None:
@@ -252,7 +259,13 @@ def _converted(name: str, value: Any, hint: Any) -> Any:
                 pass
     elif type(value) is hint:
         return value
-    raise RecipeError(f"recipe field {name} must be {_type_name(hint)}, got {value!r}")
+    raise RecipeError(f"recipe field {name} must be {_type_name(hint)}, got {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    """A value for a message: a YAML file of some hundred bytes can hold one of gigabytes."""
+    text = reprlib.repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _type_name(hint: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from xception.atomic import write_atomically
 from xception.environment import describe_environment
-from xception.errors import TrainingError, UsageError
+from xception.errors import RecipeError, TrainingError, UsageError
 from xception.training.recipe import Recipe
 
 
@@ -26,7 +27,6 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.evaluation = path / "evaluation.json"
         self.model = path / "model.safetensors"
-        self.report = path / "report.html"
         self.last = path / "checkpoints" / "last.pt"
         self.best = path / "checkpoints" / "best.pt"
 
@@ -58,10 +58,9 @@ class RunFolder:
             folder = cls(path)
             folder._write(folder.recipe, recipe.to_yaml())
             return folder
-        raise UsageError(
-            f"run folder {candidates[-1]} holds a run already; choose another --name, or go on "
-            f"with --resume {candidates[-1]}"
-        )
+        taken = cls(candidates[-1])
+        hint = f", or go on with --resume {taken.path}" if taken.last.exists() else ""
+        raise UsageError(f"run folder {taken.path} is in use already; choose another --name{hint}")
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -69,21 +68,30 @@ class RunFolder:
         folder = cls(Path(path))
         if not folder.recipe.is_file():
             raise UsageError(f"{path} is not a run folder (it has no recipe.yaml)")
+        for remains in (*folder.path.glob(".*.tmp"), *folder.last.parent.glob(".*.tmp")):
+            remains.unlink(missing_ok=True)  # of a process that was killed while it wrote
         return folder
+
+    def read_recipe(self) -> Recipe | None:
+        """The recipe as the file has it now; None when it cannot be read as one."""
+        try:
+            return Recipe.load(self.recipe)
+        except RecipeError:
+            return None
 
     def write_environment(self, device: str) -> None:
         """What a bug report or a repetition needs to know of the machine and the versions."""
         described = {
             **describe_environment(),
             "device": device,
-            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
         self._write(self.environment, json.dumps(described, indent=2))
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add one epoch's figures."""
-        self.guard(lambda: self._append(json.dumps(row) + "\n"))
+        self.guard(lambda: self._append(json.dumps(row, allow_nan=False) + "\n"))
 
     def keep_metrics_before(self, epoch: int) -> None:
         """Drop rows after `epoch` epochs: those that a resumed run writes again."""
@@ -91,14 +99,16 @@ class RunFolder:
         self._write(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The rows that are whole; a line cut off by a crash is left out."""
+        """The rows that are whole; a damaged line is left out."""
         rows = []
         if self.metrics.exists():
-            for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
-                    rows.append(json.loads(line))
-                except json.JSONDecodeError:
-                    break
+                    row = json.loads(line)
+                except (json.JSONDecodeError, RecursionError):
+                    continue
+                if isinstance(row, dict) and isinstance(row.get("epoch"), int):
+                    rows.append(row)
         return rows
 
     def write_evaluation(self, evaluation: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ class Runtime:
     """Device, autocast, backward and trackers of one run."""
 
     def __init__(self, recipe: Recipe) -> None:
+        if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+            raise UsageError(
+                "training in several processes is not offered yet; start one process, without "
+                "torchrun (WORLD_SIZE is set)"
+            )
         self.recipe = recipe
         self.device = usable_device(None if recipe.device == "auto" else recipe.device)
         if recipe.precision == "fp16" and self.device.type == "cpu":
@@ -35,6 +41,11 @@ class Runtime:
             mixed_precision=_MIXED_PRECISION[recipe.precision],
         )
         self._tracked = False
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """What keeps fp16 gradients from underflowing; None in other precisions."""
+        return self.accelerator.scaler
 
     @property
     def reads_are_free(self) -> bool:
@@ -64,8 +75,9 @@ class Runtime:
         self, loss: Tensor, optimizer: torch.optim.Optimizer, clip_norm: float
     ) -> None:
         """Gradients, their bound, the optimizer's step (fp16: scaled so as not to underflow)."""
-        self.accelerator.backward(loss)
-        scaler = self.accelerator.scaler
+        scaler = self.scaler
+        scaled = loss if scaler is None else scaler.scale(loss)
+        scaled.backward()  # type: ignore[no-untyped-call]
         if clip_norm > 0:
             if scaler is not None:
                 scaler.unscale_(optimizer)
@@ -78,27 +90,13 @@ class Runtime:
             scaler.update()
 
     def start_trackers(self, folder: Path, recipe: Recipe) -> None:
-        """Open the recipe's trackers; raises UsageError naming one that is not installed."""
-        if not recipe.trackers:
+        """Open those of the recipe's trackers that are installed."""
+        names = [name for name in recipe.trackers if name not in missing_trackers(recipe)]
+        if not names:
             return
-        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
+        from accelerate.tracking import filter_trackers
 
-        known = set(LOGGER_TYPE_TO_CLASS)
-        for name in recipe.trackers:
-            if name not in known:
-                raise UsageError(
-                    f"recipe field trackers: {name!r} is unknown; known: {sorted(known)}"
-                )
-        available = [
-            getattr(t, "value", str(t)) for t in filter_trackers(list(recipe.trackers), str(folder))
-        ]
-        for name in recipe.trackers:
-            if name not in available:
-                raise UsageError(
-                    f"tracker {name} is not installed; run pip install {name}, or leave it out "
-                    "with --trackers"
-                )
-        self.accelerator.log_with = filter_trackers(list(recipe.trackers), str(folder))
+        self.accelerator.log_with = filter_trackers(names, str(folder))
         self.accelerator.project_configuration.set_directories(str(folder))
         self.accelerator.init_trackers("events", config=_flat(recipe))
         self._tracked = True
@@ -113,6 +111,20 @@ class Runtime:
         if self._tracked:
             self.accelerator.end_training()
             self._tracked = False
+
+
+def missing_trackers(recipe: Recipe) -> list[str]:
+    """The recipe's trackers that are not installed; raises UsageError for unknown names."""
+    if not recipe.trackers:
+        return []
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    for name in recipe.trackers:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
+            raise UsageError(f"recipe field trackers: {name!r} is unknown; known: {known}")
+    available = {str(getattr(t, "value", t)) for t in get_available_trackers()}
+    return [name for name in recipe.trackers if name not in available]
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:

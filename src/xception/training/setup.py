@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -17,10 +20,10 @@ from xception.data import (
     open_data,
     train_transform,
 )
-from xception.errors import DataError, RecipeError, UsageError
+from xception.errors import DataError, RecipeError, TrainingError
 from xception.models import Classifier, Preprocessing, create_model, model_entry
 from xception.training.recipe import Recipe
-from xception.weights import check_class_names, load
+from xception.weights import check_class_names, transfer
 
 
 @dataclass(slots=True)
@@ -35,6 +38,25 @@ class Inputs:
     def classes(self) -> list[str]:
         return self.source.classes
 
+    def digest(self) -> str:
+        """Changes when pictures are added, removed, renamed or sorted into other classes."""
+        digest = hashlib.sha256(repr(self.classes).encode())
+        for samples in (self.train.samples, self.validation):
+            for name, label in zip(samples.names, samples.labels) if samples is not None else ():
+                digest.update(f"{os.path.basename(name)}\0{label}\n".encode())
+            digest.update(b"\n")
+        return digest.hexdigest()
+
+
+def with_whole_paths(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths, so that it means the same from every folder."""
+    paths = {
+        name: str(Path(value).expanduser().absolute())
+        for name in ("data", "weights")
+        if (value := getattr(recipe, name)) is not None and Path(value).expanduser().exists()
+    }
+    return recipe.replaced(**paths)
+
 
 def open_inputs(recipe: Recipe, preprocessing: Preprocessing) -> Inputs:
     """Training pictures with augmentation, validation pictures as they are.
@@ -43,10 +65,8 @@ def open_inputs(recipe: Recipe, preprocessing: Preprocessing) -> Inputs:
     """
     source = open_data(recipe.data, seed=recipe.seed, val_fraction=recipe.val_fraction)
     train = source.splits.get("train")
-    if train is None or len(train) == 0:
-        raise DataError(f"{recipe.data} has no training pictures")
-    if len(train) < 2:
-        raise DataError(f"{recipe.data} has a single training picture; give more")
+    if train is None or len(train) < 2:
+        raise DataError(f"{recipe.data} has fewer than two training pictures")
     augmentation = Augmentation(
         crop=recipe.crop,
         crop_padding=recipe.crop_padding,
@@ -63,18 +83,20 @@ def open_inputs(recipe: Recipe, preprocessing: Preprocessing) -> Inputs:
         seed=recipe.seed,
         cache=recipe.cache,
     )
-    validation = source.splits.get("val")
-    return Inputs(
-        source, dataset, validation if validation is not None and len(validation) else None
-    )
+    return Inputs(source, dataset, source.splits.get("val") or None)
 
 
-def preprocessing_for(recipe: Recipe) -> Preprocessing:
-    """The model's own preprocessing with the recipe's size and resizing."""
+def preprocessing_for(recipe: Recipe, source: Classifier | None) -> Preprocessing:
+    """Of the model that training starts from, else the network's own; the recipe's size goes first.
+
+    Raises RecipeError when there is no network of the recipe's name.
+    """
     try:
         preprocessing = model_entry(recipe.model).preprocessing
     except ValueError as error:
         raise RecipeError(f"recipe field model: {error}") from None
+    if source is not None:
+        preprocessing = source.preprocessing
     changes: dict[str, Any] = {}
     if recipe.size is not None:
         changes["size"] = (recipe.size, recipe.size)
@@ -83,57 +105,67 @@ def preprocessing_for(recipe: Recipe) -> Preprocessing:
     return dataclasses.replace(preprocessing, **changes)
 
 
-def make_model(recipe: Recipe, preprocessing: Preprocessing, classes: list[str]) -> Classifier:
-    """The network with fresh weights (by `recipe.seed`) or those of `recipe.weights`.
+def make_model(
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    classes: list[str],
+    source: Classifier | None,
+    say: Callable[[str], None],
+) -> Classifier:
+    """The network with fresh weights (by `recipe.seed`), or with those of `source`.
 
-    Raises RecipeError when the network does not take the recipe's arguments.
+    Settings that the recipe leaves open are the source's. Raises RecipeError when the network does
+    not take the recipe's arguments, UsageError when the source is another network, DataError when
+    the classes cannot stand in a model file.
     """
     try:
         check_class_names(classes, len(classes))  # now, not when the model file is written
     except ValueError as error:
         raise DataError(f"{recipe.data} {error}") from None
+    arguments: dict[str, Any] = {}
+    if source is not None and source.architecture["name"] == recipe.model:
+        arguments.update(source.architecture["args"])
+    arguments.update(recipe.model_arguments(), num_classes=len(classes))
     torch.manual_seed(recipe.seed)
     try:
-        made = create_model(recipe.model, num_classes=len(classes), **recipe.model_arguments())
+        model = cast(Classifier, create_model(recipe.model, **arguments))
     except (TypeError, ValueError) as error:
         raise RecipeError(f"recipe: {error}") from None
-    model = cast(Classifier, made)
     if min(preprocessing.size) < model.minimum_size:
         raise RecipeError(
             f"recipe field size must be at least {model.minimum_size} for {recipe.model}, "
             f"got {min(preprocessing.size)}"
         )
-    if recipe.weights is None and recipe.freeze_epochs > 0:
-        raise RecipeError(
-            f"recipe field freeze_epochs is {recipe.freeze_epochs}, but there are no weights that "
-            "could be kept; give --weights MODEL, or --freeze-epochs 0"
-        )
-    if recipe.weights is not None:
-        _start_from(model, load(recipe.weights), recipe)
+    if source is not None:
+        report = transfer(model, source, classes=classes, name=str(recipe.weights))
+        say(f"weights of {recipe.weights}; the last layer is {report.last_layer}: {report.reason}")
+    return _prepared(model, preprocessing, classes, recipe)
+
+
+def rebuilt_model(
+    name: str,
+    arguments: dict[str, Any],
+    preprocessing: Preprocessing,
+    classes: list[str],
+    recipe: Recipe,
+) -> Classifier:
+    """The network of a checkpoint, its weights still to be restored."""
+    try:
+        model = cast(Classifier, create_model(name, **arguments))
+    except (TypeError, ValueError) as error:
+        raise TrainingError(
+            f"the checkpoint describes no network of this version: {error}"
+        ) from None
+    return _prepared(model, preprocessing, classes, recipe)
+
+
+def _prepared(
+    model: Classifier, preprocessing: Preprocessing, classes: list[str], recipe: Recipe
+) -> Classifier:
     model.class_names = list(classes)
     model.preprocessing = preprocessing
     model.set_grad_checkpointing(recipe.checkpoint_gradients)
     return model.to(memory_format=torch.channels_last)
-
-
-def _start_from(model: Classifier, source: Classifier, recipe: Recipe) -> None:
-    """Copy every weight that fits; only the last layer may differ, and then starts fresh."""
-    if source.architecture["name"] != recipe.model:
-        raise UsageError(
-            f"weights {recipe.weights} are of {source.architecture['name']}, but the recipe's "
-            f"model is {recipe.model}; set --model {source.architecture['name']}"
-        )
-    own = model.state_dict()
-    given = source.state_dict()
-    differing = [k for k in own if k not in given or own[k].shape != given[k].shape]
-    last_layer = {f"head.fc.{name}" for name in ("weight", "bias")}
-    if set(differing) - last_layer:
-        name = sorted(set(differing) - last_layer)[0]
-        raise UsageError(
-            f"weights {recipe.weights} do not fit the recipe's network: {name} differs; use the "
-            f"same architecture settings ({source.architecture['args']})"
-        )
-    model.load_state_dict({k: v for k, v in given.items() if k not in differing}, strict=False)
 
 
 def choose_workers(recipe: Recipe, dataset: PictureDataset) -> int:

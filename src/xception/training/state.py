@@ -40,34 +40,42 @@ class Position:
     step: int = 0  # optimizer steps of the whole run
     best_accuracy: float = -1.0  # on validation; -1 before the first
     best_epoch: int = 0
+    last_accuracy: float | None = None  # on validation, of the last finished epoch
     totals: EpochTotals = field(default_factory=EpochTotals)
 
 
 class TrainingState:
-    """Model, optimizer, averaged weights, position and random numbers of one run."""
+    """Model, optimizer, averaged weights, position and random numbers of one run.
 
-    def __init__(self, model: Classifier, recipe: Recipe) -> None:
+    scaler: the loss scaler of fp16, whose scale is part of the state
+    """
+
+    def __init__(
+        self, model: Classifier, recipe: Recipe, scaler: torch.amp.GradScaler | None = None
+    ) -> None:
         self.model = model
         self.recipe = recipe
+        self.device = next(model.parameters()).device
+        self.scaler = scaler
         self.optimizer = make_optimizer(model, model.get_classifier(), recipe)
         self.averaged = AveragedWeights(model, recipe.averaging) if recipe.averaging > 0 else None
         self.position = Position()
+        self.data_digest = ""  # of the pictures, to notice other ones on a resume
         self.unreadable: dict[str, str] = {}  # pictures that could not be read: name, reason
         self._evaluation_model: Classifier | None = None
 
     def evaluation_model(self) -> Classifier:
         """A network in eval mode with the averaged weights (the trained ones without averaging)."""
+        return self.model_with(
+            self.model.state_dict() if self.averaged is None else self.averaged.state
+        )
+
+    def model_with(self, weights: dict[str, Tensor]) -> Classifier:
+        """The network for evaluation with these weights; one copy serves the whole run."""
         if self._evaluation_model is None:
             self._evaluation_model = copy.deepcopy(self.model).requires_grad_(False).eval()
-        weights = self.model.state_dict() if self.averaged is None else self.averaged.state
         self._evaluation_model.load_state_dict(weights)
         return self._evaluation_model
-
-    def check_finite(self, when: str) -> None:
-        """Raise TrainingError when a weight or buffer is no longer a finite number."""
-        for name, value in self.model.state_dict().items():
-            if value.is_floating_point() and not torch.isfinite(value).all():
-                raise TrainingError(f"{name} holds NaN or infinite values {when}")
 
     def set_frozen(self, frozen: bool) -> None:
         """Train the last layer alone: the rest keeps its weights and its running statistics."""
@@ -87,24 +95,28 @@ class TrainingState:
         totals = position.totals
         return {
             "recipe": self.recipe.to_dict(),
-            "classes": list(self.model.class_names or []),
+            "architecture": self.model.architecture,
+            "preprocessing": self.model.preprocessing.to_dict(),
+            "data": self.data_digest,
             "model": self.model.state_dict(),
             "averaged": None if self.averaged is None else self.averaged.state,
             "averaged_steps": 0 if self.averaged is None else self.averaged.step,
             "optimizer": self.optimizer.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "position": {
                 "epoch": position.epoch,
                 "batch": position.batch,
                 "step": position.step,
                 "best_accuracy": position.best_accuracy,
                 "best_epoch": position.best_epoch,
+                "last_accuracy": position.last_accuracy,
                 "pictures": totals.pictures,
                 "loss": totals.loss,
                 "correct": totals.correct,
                 "seconds": totals.seconds,
             },
             "unreadable": dict(self.unreadable),
-            "random": random_state(),
+            "random": random_state(self.device),
         }
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
@@ -112,6 +124,8 @@ class TrainingState:
         try:
             self.model.load_state_dict(checkpoint["model"])
             self.optimizer.load_state_dict(checkpoint["optimizer"])
+            if self.scaler is not None and checkpoint["scaler"] is not None:
+                self.scaler.load_state_dict(checkpoint["scaler"])
             if self.averaged is not None:
                 averaged = checkpoint["averaged"]
                 for name, value in self.averaged.state.items():
@@ -123,22 +137,26 @@ class TrainingState:
             )
             self.position = Position(totals=totals, **kept)
             self.unreadable = dict(checkpoint["unreadable"])
-            restore_random_state(checkpoint["random"])
+            restore_random_state(checkpoint["random"], self.device)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             line = str(error).splitlines()[0]
             raise TrainingError(f"the checkpoint does not fit this run's recipe: {line}") from None
 
 
-def random_state() -> dict[str, Tensor]:
-    """The state of torch's generators (dropout draws from them)."""
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The state of torch's generators, from which dropout draws: the CPU's and the device's."""
     state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
     return state
 
 
-def restore_random_state(state: dict[str, Tensor]) -> None:
-    """The inverse of `random_state`, as far as this machine has the generators."""
+def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """The inverse of `random_state`; another kind of device starts from its own state."""
     torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    elif device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])

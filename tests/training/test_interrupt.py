@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from xception.training.interrupt import Interruption
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_handlers_come_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with Interruption() as interruption:
+        assert not interruption.wanted
+        os.kill(os.getpid(), number)
+        assert interruption.wanted
+        assert signal.getsignal(number) is before
+    assert signal.getsignal(number) is before
+
+
+def test_the_second_ctrl_c_interrupts() -> None:
+    with pytest.raises(KeyboardInterrupt), Interruption():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_outside_the_main_thread_nothing_changes() -> None:
+    seen: list[bool] = []
+
+    def run() -> None:
+        with Interruption() as interruption:
+            seen.append(interruption.wanted)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [False]

@@ -1,0 +1,121 @@
+"""Starting weights: what comes along, what starts fresh, what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from xception.errors import DataError, UsageError
+from xception.training import Recipe, TrainResult, train
+from xception.training.setup import open_inputs, preprocessing_for, with_whole_paths
+from xception.weights import load
+
+
+@pytest.fixture
+def first(recipe: Recipe) -> TrainResult:
+    """A short run with settings that are not the defaults."""
+    return train(
+        recipe.replaced(
+            name="first",
+            epochs=1,
+            warmup_epochs=0,
+            intermediate_activation="relu",
+            padding="torch",
+            bn_eps=1e-5,
+        )
+    )
+
+
+def tuned(recipe: Recipe, first: TrainResult, **changes: object) -> Recipe:
+    return recipe.replaced(
+        name="tuned",
+        epochs=1,
+        warmup_epochs=0,
+        weights=str(first.model_path),
+        freeze_epochs=1,
+        size=None,
+        **changes,
+    )
+
+
+def test_frozen_fine_tuning_moves_the_last_layer_alone(recipe: Recipe, first: TrainResult) -> None:
+    result = train(tuned(recipe, first))
+    before, after = load_file(first.model_path), load_file(result.model_path)
+    for name, value in before.items():
+        if not name.startswith("head.fc"):
+            assert torch.equal(value, after[name]), name
+    assert not torch.equal(before["head.fc.weight"], after["head.fc.weight"])
+
+
+def test_settings_and_preprocessing_of_the_source_come_along(
+    recipe: Recipe, first: TrainResult
+) -> None:
+    model = load(train(tuned(recipe, first)).model_path)
+    arguments = model.architecture["args"]
+    assert arguments["intermediate_activation"] == "relu"
+    assert arguments["padding"] == "torch"
+    assert arguments["bn_eps"] == 1e-5
+    assert model.preprocessing.size == (16, 16)
+
+
+def test_a_contradicting_setting_is_refused(recipe: Recipe, first: TrainResult) -> None:
+    with pytest.raises(UsageError, match="padding"):
+        train(tuned(recipe, first, padding="keras"))
+    with pytest.raises(UsageError, match="xception_tiny"):
+        train(tuned(recipe, first, model="xception_small"))
+
+
+def test_other_classes_get_a_fresh_last_layer(
+    recipe: Recipe, first: TrainResult, tmp_path: Path
+) -> None:
+    """As many classes, other names: the old rows mean nothing."""
+    data = tmp_path / "renamed"
+    shutil.copytree(recipe.data, data)
+    for split in ("train", "test"):
+        (data / split / "red").rename(data / split / "crimson")
+    settled = tuned(recipe, first, data=str(data), lr=1e-30, averaging=0.0)
+    before, after = load_file(first.model_path), load_file(train(settled).model_path)
+    assert before["head.fc.weight"].shape == after["head.fc.weight"].shape
+    assert not torch.allclose(before["head.fc.weight"], after["head.fc.weight"], atol=1e-3)
+
+
+def test_a_resumed_fine_tuning_needs_no_source(recipe: Recipe, first: TrainResult) -> None:
+
+    result = train(tuned(recipe, first))
+    first.model_path.rename(first.model_path.with_suffix(".gone"))
+    assert not train(resume=result.folder).interrupted
+
+
+def test_digest_follows_names_and_labels(recipe: Recipe, tmp_path: Path) -> None:
+    data = tmp_path / "own"
+    shutil.copytree(recipe.data, data)
+    own = recipe.replaced(data=str(data))
+    preprocessing = preprocessing_for(own, None)
+    before = open_inputs(own, preprocessing).digest()
+    assert open_inputs(own, preprocessing).digest() == before
+    (data / "train" / "red" / "003.png").rename(data / "train" / "blue" / "903.png")
+    assert open_inputs(own, preprocessing).digest() != before
+
+
+def test_paths_become_whole_and_names_stay(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(recipe.data).parent)
+    assert with_whole_paths(recipe.replaced(data=Path(recipe.data).name)).data == recipe.data
+    assert with_whole_paths(recipe.replaced(data="fashion-mnist-5k")).data == "fashion-mnist-5k"
+
+
+def test_a_class_name_that_no_model_file_holds_is_refused_at_once(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "table.csv"
+    rows = [
+        f"{path},{'x' * 2000 if path.parent.name == 'red' else path.parent.name}"
+        for path in sorted(Path(recipe.data).rglob("*.png"))
+    ]
+    table.write_text("path,label\n" + "\n".join(rows))
+    with pytest.raises(DataError, match="class name"):
+        train(recipe.replaced(data=str(table)))
+    assert not Path(recipe.out).exists()
