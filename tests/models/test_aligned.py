@@ -195,6 +195,8 @@ def test_a_dilated_network_sees_what_the_strided_one_sees(
         ({"output_stride": 4}, r"output_stride must be one of \[8, 16, 32\], got 4"),
         ({"padding": "same"}, "padding must be one of"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1"),
+        ({"bn_eps": -1.0}, r"bn_eps must be above 0, got -1\.0"),
+        ({"bn_momentum": 2}, "bn_momentum must be above 0 and at most 1, got 2"),
         ({"segments": 3}, "xception41 has no argument 'segments'"),
     ],
 )

@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from xception.models import Classifier, FeatureExtractor, create_model, list_models
+from xception.models import (
+    Classifier,
+    FeatureExtractor,
+    create_model,
+    list_models,
+    resolved_arguments,
+)
 
 FAMILIES = ["xception_tiny", "xception", "xception41", "xception41p"]
 
@@ -166,7 +172,7 @@ def test_what_travels_with_a_model(name: str) -> None:
     assert isinstance(model, Classifier)
     assert model.architecture == {
         "name": name,
-        "args": {"num_classes": 4, "in_channels": 3, "dropout": 0.25},
+        "args": resolved_arguments(name, num_classes=4, dropout=0.25),
     }
     assert model.class_names is None
     twin = meta(model.architecture["name"], **model.architecture["args"])

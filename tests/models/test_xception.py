@@ -184,7 +184,7 @@ def test_dropout_drops_in_training_only() -> None:
     assert torch.equal(model.forward_head(features), model.forward_head(features))
 
 
-@pytest.mark.parametrize("output_stride, side", [(8, 37), (16, 19), (32, 10)])
+@pytest.mark.parametrize("output_stride, side", [(2, 147), (4, 74), (8, 37), (16, 19), (32, 10)])
 def test_output_stride(output_stride: int, side: int) -> None:
     model = meta(output_stride=output_stride)
     assert shapes_at(model, 299, 299)["tail"] == (2048, side, side)
@@ -232,10 +232,23 @@ def test_a_dilated_network_sees_what_the_strided_one_sees(
     torch.testing.assert_close(fine[..., ::every, ::every], coarse, atol=1e-10 * scale, rtol=0)
 
 
-@pytest.mark.parametrize("output_stride", [4, 64, 0, "16"])
+@pytest.mark.parametrize("output_stride", [1, 6, 64, 0, "16"])
 def test_output_strides_that_there_are_not(output_stride: object) -> None:
-    with pytest.raises(ValueError, match=r"output_stride must be one of \[8, 16, 32\]"):
+    with pytest.raises(ValueError, match=r"output_stride must be one of \[2, 4, 8, 16, 32\]"):
         meta(output_stride=output_stride)
+
+
+@pytest.mark.parametrize(
+    "name, reached", [("xception_tiny", [1, 2, 4, 8]), ("xception_tiny_r4", [1, 2, 4])]
+)
+def test_output_strides_of_the_small_networks(name: str, reached: list[int]) -> None:
+    """Every reduction that the network reaches, its own among them."""
+    for output_stride in reached:
+        found = shapes_at(meta(name, output_stride=output_stride), 32, 32)
+        assert found["tail"][1:] == (32 // output_stride, 32 // output_stride)
+    assert shapes_at(meta(name), 32, 32)["tail"] == found["tail"]
+    with pytest.raises(ValueError, match=r"output_stride must be one of .* for this network"):
+        meta(name, output_stride=16)
 
 
 def test_padding_changes_numbers_not_shapes() -> None:
@@ -267,6 +280,11 @@ def test_normalization_arguments() -> None:
         ({"fc_units": (4096, 0)}, r"fc_units must be positive, got \(4096, 0\)"),
         ({"in_channels": 0}, "in_channels must be positive, got 0"),
         ({"num_classes": -1}, "num_classes must not be negative, got -1"),
+        ({"bn_eps": -1.0}, r"bn_eps must be above 0, got -1\.0"),
+        ({"bn_eps": 0.0}, r"bn_eps must be above 0, got 0\.0"),
+        ({"bn_eps": float("nan")}, "bn_eps must be above 0, got nan"),
+        ({"bn_momentum": 0.0}, r"bn_momentum must be above 0 and at most 1, got 0\.0"),
+        ({"bn_momentum": 1.5}, r"bn_momentum must be above 0 and at most 1, got 1\.5"),
     ],
 )
 def test_errors_name_the_argument(arguments: dict[str, Any], message: str) -> None:

@@ -11,6 +11,7 @@ from xception.nn import Conv2dSame, MaxPool2d, conv2d, same_padding, symmetric_p
 from xception.nn.padding import average_pool3x3, four_sided_padding
 
 SIZES = [299, 150, 149, 147, 74, 71]
+ANY_SIZE = dict.fromkeys((2, 3), torch.export.Dim.DYNAMIC)  # height and width
 
 
 def windows(
@@ -60,6 +61,8 @@ def numpy_same(
         (8, 1, 2, 1, (0, 0)),
         (7, 2, 1, 1, (0, 1)),  # even kernel: the odd pixel at the end
         (1, 3, 2, 1, (1, 1)),
+        (6, 2, 3, 1, (0, 0)),  # strides over the third pixel: never less than none
+        (7, 2, 3, 1, (0, 1)),
     ],
 )
 def test_same_padding_by_hand(
@@ -96,6 +99,34 @@ def test_max_pool_is_the_numpy_oracle(height: int, width: int) -> None:
     x = -torch.rand(1, 1, height, width, dtype=torch.float64) - 1  # zeros of a padding would win
     expected = numpy_same(x[0, 0].numpy(), None, 3, 2, 1)
     np.testing.assert_array_equal(MaxPool2d(2, "keras")(x)[0, 0].numpy(), expected)
+
+
+@pytest.mark.parametrize("size", [(7, 7), (7, 8), (8, 7), (8, 8)])
+def test_max_pool_of_any_size_in_one_graph(size: tuple[int, int]) -> None:
+    """Exported at other sides, odd and even; gradients at ties go to the same places as well."""
+    pool = MaxPool2d(2, "keras")
+    program = torch.export.export(pool, (torch.randn(1, 2, 9, 12),), dynamic_shapes=(ANY_SIZE,))
+    targets = [str(node.target) for node in program.graph.nodes]
+    assert targets.count("aten.max_pool2d.default") == 1
+    assert "inf" not in str(program.graph)
+    x = torch.randint(0, 3, (1, 2, *size)).float() - 5
+    eager, recorded = x.clone().requires_grad_(), x.clone().requires_grad_()
+    weight = torch.rand(1, 2, 4, 4)
+    (pool(eager) * weight).sum().backward()
+    exported = program.module()(recorded)
+    (exported * weight).sum().backward()
+    assert torch.equal(exported, pool(x))
+    torch.testing.assert_close(recorded.grad, eager.grad)
+
+
+@pytest.mark.parametrize("kernel, stride, dilation", [(3, 2, 1), (3, 2, 2), (2, 1, 1), (2, 3, 1)])
+def test_conv_of_any_size_in_one_graph(kernel: int, stride: int, dilation: int) -> None:
+    conv = conv2d(2, 3, kernel, stride=stride, dilation=dilation)
+    program = torch.export.export(conv, (torch.randn(1, 2, 9, 12),), dynamic_shapes=(ANY_SIZE,))
+    for height in (7, 8, 9):
+        for width in (10, 11, 12):
+            x = torch.randn(1, 2, height, width)
+            torch.testing.assert_close(program.module()(x), conv(x))
 
 
 @pytest.mark.parametrize("dilation", [1, 2, 3, 4])

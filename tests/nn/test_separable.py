@@ -182,6 +182,26 @@ def test_replaced_and_patched_children_are_honoured() -> None:
     assert not patched(x).any()
 
 
+@pytest.mark.parametrize("arguments", [{"stride": 2}, {"stride": 2, "kernel_size": 5}, {}])
+def test_exports_with_height_and_width_of_any_size(arguments: dict[str, int]) -> None:
+    module = SeparableConv2d(3, 4, padding="keras", **arguments)
+    side = dict.fromkeys((2, 3), torch.export.Dim.DYNAMIC)
+    program = torch.export.export(module, (torch.randn(1, 3, 9, 12),), dynamic_shapes=(side,))
+    for size in ((7, 7), (7, 8), (8, 7), (8, 8)):
+        x = torch.randn(1, 3, *size)
+        torch.testing.assert_close(program.module()(x), module(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning")
+@pytest.mark.filterwarnings("error::torch.jit.TracerWarning")
+def test_a_trace_serves_height_and_width_of_any_size() -> None:
+    module = SeparableConv2d(3, 4, stride=2, padding="keras")
+    traced = torch.jit.trace(module, torch.randn(1, 3, 9, 12))
+    for size in ((7, 7), (7, 8), (8, 7), (8, 8)):
+        x = torch.randn(1, 3, *size)
+        torch.testing.assert_close(traced(x), module(x))
+
+
 def test_a_deep_copy_owns_its_weights() -> None:
     module = SeparableConv2d(3, 4).double()
     twin = copy.deepcopy(module)

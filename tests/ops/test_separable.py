@@ -178,7 +178,28 @@ def test_four_sides(padding: Any, expected: list[int]) -> None:
     assert four_sides(padding) == expected
 
 
-@pytest.mark.parametrize("padding", [-1, (1, 2, 3), (0, -1), "same", (1.0, 1.0)])
+def test_symbolic_padding_is_taken(fused_on_cpu: None) -> None:
+    """torch.export with a dynamic side: the sides' numbers are not known, and stay so."""
+
+    class Padded(nn.Module):
+        def forward(self, x: Tensor, depthwise: Tensor, pointwise: Tensor) -> Tensor:
+            side = x.shape[2] % 3
+            return separable_conv2d(x, depthwise, pointwise, padding=(side, side))
+
+    x, depthwise, pointwise, _ = (t.detach() for t in inputs())
+    shapes = ({2: torch.export.Dim.DYNAMIC}, None, None)
+    program = torch.export.export(Padded(), (x, depthwise, pointwise), dynamic_shapes=shapes)
+    for height in (6, 7, 8):
+        other = torch.randn(2, 3, height, 7, dtype=torch.float64)
+        expected = reference.separable_conv2d(
+            other, depthwise, pointwise, None, (1, 1), [height % 3] * 4, (1, 1)
+        )
+        torch.testing.assert_close(program.module()(other, depthwise, pointwise), expected)
+
+
+@pytest.mark.parametrize(
+    "padding", [-1, (1, 2, 3), (0, -1), "same", (1.0, 1.0), (torch.tensor(1), 1)]
+)
 def test_four_sides_names_what_it_takes(padding: Any) -> None:
     with pytest.raises(ValueError, match=r"padding must be an int, \(height, width\)"):
         four_sides(padding)

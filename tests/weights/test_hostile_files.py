@@ -242,6 +242,8 @@ def test_descriptions_that_are_wrong(
         ({"dropout": 2}, "dropout"),
         ({"bn_eps": "small"}, "bn_eps cannot be"),
         ({"bn_eps": {"a": 1}}, "bn_eps cannot be"),
+        ({"bn_eps": -1.0}, "bn_eps must be above 0, got -1.0"),
+        ({"bn_momentum": 0}, "bn_momentum must be above 0"),
         ({"output_stride": 7}, "output_stride"),
         ({"output_stride": {}}, "output_stride cannot be"),
         ({"padding": "none"}, "padding"),

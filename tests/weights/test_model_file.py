@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import nn
 
 from xception.errors import ModelFileError, UsageError
-from xception.models import Classifier, Preprocessing, create_model
+from xception.models import Classifier, Preprocessing, create_model, resolved_arguments
 from xception.weights import load, read_info, save
 
 Make = Callable[..., Classifier]
@@ -72,12 +72,25 @@ def test_the_description_is_read_without_the_weights(model_path: Path) -> None:
     info = read_info(model_path)
     assert info.architecture == {
         "name": "xception_tiny",
-        "args": {"num_classes": 3, "in_channels": 3},
+        "args": resolved_arguments("xception_tiny", num_classes=3),
     }
     assert info.class_names == ["bag", "coat", "shirt"]
     assert info.format_version == 1
     assert info.provenance["data"] == "pictures/"
     assert set(info.provenance["versions"]) == {"xception", "torch", "python"}
+
+
+def test_files_that_hold_only_the_arguments_given_still_load(
+    model: Classifier, tmp_path: Path
+) -> None:
+    resolved = model.architecture
+    model.architecture = {"name": "xception_tiny", "args": {"num_classes": 3, "in_channels": 3}}
+    save(model, tmp_path / "m.safetensors")
+    assert read_info(tmp_path / "m.safetensors").architecture == model.architecture
+    loaded = load(tmp_path / "m.safetensors")
+    assert loaded.architecture == resolved
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded(x), model(x))
 
 
 def test_the_file_is_plain_safetensors_for_other_programs(model_path: Path) -> None:

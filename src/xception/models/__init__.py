@@ -11,6 +11,7 @@ from xception.models.registry import (
     list_models,
     model_entry,
     register,
+    resolved_arguments,
 )
 from xception.models.summary import LayerRow, summarize, totals
 from xception.models.xception import Xception
@@ -28,6 +29,7 @@ __all__ = [
     "list_models",
     "model_entry",
     "register",
+    "resolved_arguments",
     "summarize",
     "totals",
 ]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from xception.models.aligned_layout import AlignedBlockLayout, AlignedLayout
 from xception.models.classifier import Classifier
 from xception.models.head import ClassifierHead
+from xception.models.normalization import batch_norm
 from xception.nn import Padding, SeparableConv2d, check_padding
 from xception.nn import conv2d as same_conv2d
 
@@ -144,7 +145,7 @@ class AlignedXception(Classifier):
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride must be one of [8, 16, 32], got {output_stride!r}")
         self._padding = padding
-        self._norm = partial(nn.BatchNorm2d, eps=bn_eps, momentum=bn_momentum)
+        self._norm = batch_norm(bn_eps, bn_momentum)
         self._pre_activation = layout.pre_activation
         self._output_stride = output_stride
         self._reduction = 2

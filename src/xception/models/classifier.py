@@ -31,7 +31,7 @@ class Classifier(nn.Module):
     x: (N, in_channels, H, W) -> (N, num_classes) logits.
 
     Attributes that travel with the model file:
-    architecture: {"name": registry name, "args": arguments of `create_model` that were given}
+    architecture: {"name": registry name, "args": what `resolved_arguments` gives}
     class_names: one name a class, or None when they are not known
     preprocessing: how a picture becomes the input
     feature_info: one dict a feature map, finest first: `num_chs` channels, `reduction` (input

@@ -13,7 +13,7 @@ from xception.models.aligned_layout import (
     ALIGNED_71,
     AlignedLayout,
 )
-from xception.models.layout import PAPER, SMALL, TINY
+from xception.models.layout import PAPER, SMALL, TINY, TINY_R4
 from xception.models.preprocessing import Preprocessing
 from xception.models.registry import ModelEntry, register
 from xception.models.xception import Xception
@@ -24,7 +24,7 @@ _PICTURES_32 = Preprocessing(size=(32, 32), interpolation="bilinear")
 register(
     ModelEntry(
         name="xception",
-        summary="the paper's network (Fig. 5), Keras's numerics; 22.9 M parameters, 299x299",
+        summary="the paper's network, Keras's numerics",
         build=partial(Xception, PAPER),
         preprocessing=_KERAS_299,
     )
@@ -47,32 +47,32 @@ def _register_aligned(
 
 _register_aligned(
     "xception41",
-    "DeepLab's aligned network of 41 layers; 27.0 M parameters, 299x299",
+    "DeepLab's aligned network, 41 layers",
     ALIGNED_41,
     0.903,
 )
 _register_aligned(
     "xception65",
-    "DeepLab's aligned network of 65 layers; 39.9 M parameters, 299x299",
+    "DeepLab's aligned network, 65 layers",
     ALIGNED_65,
     0.94,
 )
 _register_aligned(
     "xception71",
-    "DeepLab's aligned network of 71 layers; 42.3 M parameters, 299x299",
+    "DeepLab's aligned network, 71 layers",
     ALIGNED_71,
     0.903,
 )
 _register_aligned(
     "xception41p",
-    "the aligned 41 with normalization and ReLU first; 26.9 M parameters, 299x299",
+    "pre-activation form of xception41",
     ALIGNED_41P,
     0.94,
     bn_eps=1e-5,  # timm's, which has 1e-3 in the four others
 )
 _register_aligned(
     "xception65p",
-    "the aligned 65 with normalization and ReLU first; 39.8 M parameters, 299x299",
+    "pre-activation form of xception65",
     ALIGNED_65P,
     0.94,
 )
@@ -80,15 +80,23 @@ _register_aligned(
 register(
     ModelEntry(
         name="xception_tiny",
-        summary="for pictures of 28 to 64 pixels on a CPU; 0.29 M parameters at 10 classes",
+        summary="for pictures of 28 to 64 px on a CPU",
         build=partial(Xception, TINY, bn_momentum=0.1),
         preprocessing=_PICTURES_32,
     )
 )
 register(
     ModelEntry(
+        name="xception_tiny_r4",
+        summary="tiny with one pooling less, 2.6x MACs",
+        build=partial(Xception, TINY_R4, bn_momentum=0.1),
+        preprocessing=_PICTURES_32,
+    )
+)
+register(
+    ModelEntry(
         name="xception_small",
-        summary="for pictures of 28 to 64 pixels; 1.5 M parameters at 10 classes",
+        summary="for pictures of 28 to 64 pixels",
         build=partial(Xception, SMALL, bn_momentum=0.1),
         preprocessing=_PICTURES_32,
     )

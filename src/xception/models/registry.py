@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +20,18 @@ class ModelEntry:
     """One registered network."""
 
     name: str
-    summary: str  # one line for `xception models`
+    summary: str  # for `xception models`, which counts parameters itself; 38 characters fit
     build: Callable[..., Classifier]  # takes the architecture's arguments by keyword
     preprocessing: Preprocessing  # for 3 channels
 
     def argument_names(self) -> list[str]:
         """Names of the arguments that `create_model` passes on to this network."""
         return list(inspect.signature(self.build).parameters)
+
+    def defaults(self) -> dict[str, Any]:
+        """The values of those arguments that may be left out."""
+        parameters = inspect.signature(self.build).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 _entries: dict[str, ModelEntry] = {}
@@ -75,24 +81,40 @@ def create_model(
     Raises ValueError naming an unknown model or argument and the nearest known one.
     """
     entry = model_entry(name)
+    given = {"num_classes": num_classes, "in_channels": in_channels, **arguments}
+    resolved = resolved_arguments(name, **given)
+    model = entry.build(**given)
+    model.architecture = {"name": name, "args": resolved}
+    model.preprocessing = _preprocessing_for(entry.preprocessing, in_channels)
+    return FeatureExtractor(model, out_indices) if features_only else model
+
+
+def resolved_arguments(name: str, **given: Any) -> dict[str, Any]:
+    """Every argument of the network `name` in JSON's types: `given`, the defaults for the rest.
+
+    Two networks of one name whose resolved arguments are equal compute the same function of the
+    same weights. Model files hold them, so that a default changed later changes no file.
+    Raises ValueError naming an unknown model or argument and the nearest known one.
+    """
+    entry = model_entry(name)
     known = entry.argument_names()
-    for argument in arguments:
+    for argument in given:
         if argument not in known:
             near = difflib.get_close_matches(argument, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}"
             raise ValueError(f"{name} has no argument {argument!r}; {hint}")
-    model = entry.build(num_classes=num_classes, in_channels=in_channels, **arguments)
-    given = {"num_classes": num_classes, "in_channels": in_channels, **arguments}
-    model.architecture = {"name": name, "args": _plain(given)}
-    model.preprocessing = _preprocessing_for(entry.preprocessing, in_channels)
-    return FeatureExtractor(model, out_indices) if features_only else model
+    return {key: _plain(value) for key, value in {**entry.defaults(), **given}.items()}
 
 
 def _plain(value: Any) -> Any:
     """A copy in JSON's types: tuples become lists, as they come back from a model file."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)  # of numpy
+    return value
 
 
 def _preprocessing_for(preprocessing: Preprocessing, in_channels: int) -> Preprocessing:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+from math import prod
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from xception.models.classifier import Classifier
 from xception.models.head import ClassifierHead
 from xception.models.layout import BlockLayout, Layout
+from xception.models.normalization import batch_norm
 from xception.nn import (
     IntermediateActivation,
     MaxPool2d,
@@ -71,8 +72,8 @@ class Xception(Classifier):
     residual: False removes the residual connections (Fig. 9)
     fc_units: fully connected layers before the classes (the paper's JFT variant: (4096, 4096))
     dropout: before the logistic regression (paper: 0.5 on ImageNet)
-    output_stride: 8, 16 or 32 input pixels a feature pixel for the paper's network; the strides
-        left out are made up for by dilation (DeepLab's way)
+    output_stride: input pixels a feature pixel: 2, 4, 8, 16 or 32 for the paper's network; the
+        strides left out are made up for by dilation (DeepLab's way; there 8 or 16)
     padding: "keras" (TensorFlow's SAME) or "torch" (symmetric, as PyTorch ports)
     bn_eps, bn_momentum: batch normalization's; momentum in torch's sense (1 - Keras's)
 
@@ -102,7 +103,7 @@ class Xception(Classifier):
         self._intermediate_activation = intermediate_activation
         self._residual = residual
         self._padding = padding
-        self._norm = partial(nn.BatchNorm2d, eps=bn_eps, momentum=bn_momentum)
+        self._norm = batch_norm(bn_eps, bn_momentum)
         self._reduction = 1
         self._dilation = 1
         self._output_stride = _check_output_stride(output_stride, layout)
@@ -219,18 +220,19 @@ class Xception(Classifier):
 
 
 def _check_output_stride(output_stride: int | None, layout: Layout) -> int:
-    """The reduction to stop at; the strides of stem and first module always stay."""
-    full = 1
-    for _, stride in layout.stem:
-        full *= stride
-    least = full * 4
+    """The reduction to stop at: one that the network reaches; the stem's strides always stay.
+
+    Source: DeepLab's `stack_blocks_dense`, "equal to the product of unit strides from the start up
+    to some level of Xception".
+    """
+    reached = [prod(stride for _, stride in layout.stem)]
     for block in (*layout.entry, *layout.middle, *layout.exit):
-        full *= 2 if block.pool else 1
-    allowed = [s for s in (8, 16, 32) if least <= s <= full]
+        if block.pool:
+            reached.append(reached[-1] * 2)
     if output_stride is None:
-        return full
-    if output_stride not in allowed:
+        return reached[-1]
+    if output_stride not in reached:
         raise ValueError(
-            f"output_stride must be one of {allowed} for this network, got {output_stride!r}"
+            f"output_stride must be one of {reached} for this network, got {output_stride!r}"
         )
     return output_stride

@@ -25,12 +25,15 @@ def check_padding(padding: str) -> None:
 def same_padding(size: int, kernel_size: int, stride: int, dilation: int = 1) -> tuple[int, int]:
     """Pixels before and after one axis under TensorFlow's SAME: ceil(size / stride) outputs.
 
+    `size` may be symbolic (torch.export with a dynamic height or width): nothing here then depends
+    on which number it stands for, unless the stride is larger than the kernel's extent.
     Source: TensorFlow's rule, total = max((ceil(size / stride) - 1) * stride + extent - size, 0),
     the odd pixel at the end.
     """
     extent = (kernel_size - 1) * dilation + 1
-    outputs = -(-size // stride)
-    total = max((outputs - 1) * stride + extent - size, 0)
+    total = extent - 1 - (size - 1) % stride
+    if extent < stride:
+        total = max(total, 0)
     return total // 2, total - total // 2
 
 
@@ -115,7 +118,9 @@ class MaxPool2d(nn.Module):
 
     dilation: pixels between the nine places; only for stride 1, where an earlier stride was left
         out (output_stride) and the pooled places lie apart
-    Padded places never win, so no -inf stands in a graph. Source: TensorFlow's SAME max pooling.
+    Padded places never win, so no -inf stands in a graph. torch.export may leave height and width
+    dynamic; with its strict=True, "keras" fixes whether they are even.
+    Source: TensorFlow's SAME max pooling.
     """
 
     def __init__(self, stride: int = 2, padding: Padding = "keras", *, dilation: int = 1) -> None:
@@ -133,8 +138,12 @@ class MaxPool2d(nn.Module):
         if self.stride == 2 and self.padding == "keras":
             # An even size needs one column after it, which ceil_mode supplies; an odd one needs
             # one on each side.
-            inner = (x.shape[2] % 2, x.shape[3] % 2)
-            return F.max_pool2d(x, 3, 2, padding=inner, ceil_mode=True)
+            odd = (x.shape[2] % 2, x.shape[3] % 2)
+            if all(isinstance(o, int) for o in odd):
+                return F.max_pool2d(x, 3, 2, padding=odd, ceil_mode=True)
+            # A graph of any size is being recorded, and the pool takes no symbolic padding. Copies
+            # of the outermost row and column stand around: these lie in the same windows.
+            return F.max_pool2d(F.pad(x, (odd[1], 1, odd[0], 1), mode="replicate"), 3, 2)
         if self.dilation > 1:
             return _dilated_maximum(_dilated_maximum(x, self.dilation, 2), self.dilation, 3)
         return F.max_pool2d(x, 3, self.stride, padding=1)

@@ -39,7 +39,9 @@ def depthwise_conv2d(
 ) -> Tensor:
     """One spatial filter (or `multiplier` of them) for each channel on its own, zeros around."""
     top, bottom, left, right = padding
-    if top == bottom and left == right:
+    # While a graph is recorded, sides may stand for numbers not known yet: never compare those.
+    known = all(isinstance(side, int) for side in padding)
+    if known and top == bottom and left == right:
         inner = (top, left)
     else:
         x_nchw = F.pad(x_nchw, (left, right, top, bottom))

@@ -9,7 +9,7 @@ Legend: see reference.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from xception.ops import reference
 
+_is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 _fused_devices: set[str] = set()  # device types ("cpu", "cuda") for which a fused kernel is loaded
 
 
@@ -51,8 +52,10 @@ def separable_conv2d(
     stride_hw = _pair(stride, "stride", least=1)
     dilation_hw = _pair(dilation, "dilation", least=1)
     padding_tblr = four_sides(padding)
-    _check_shapes(x, depthwise, pointwise, bias)
-    if x.device.type not in _fused_devices or torch.compiler.is_exporting():
+    if not _is_tracing():  # which would warn of every comparison
+        _check_shapes(x, depthwise, pointwise, bias)
+    exporting = torch.compiler.is_exporting() or _is_tracing()
+    if x.device.type not in _fused_devices or exporting:
         return reference.separable_conv2d(
             x, depthwise, pointwise, bias, stride_hw, padding_tblr, dilation_hw
         )
@@ -64,7 +67,7 @@ def separable_conv2d(
 def four_sides(padding: int | Sequence[int]) -> list[int]:
     """Spell padding out as [top, bottom, left, right]; raises ValueError for anything else."""
     values = [padding] if isinstance(padding, int) else list(padding)
-    if len(values) not in (1, 2, 4) or not all(isinstance(p, int) and p >= 0 for p in values):
+    if len(values) not in (1, 2, 4) or not all(_is_whole(p, least=0) for p in values):
         raise ValueError(
             "padding must be an int, (height, width) or (top, bottom, left, right), none negative; "
             f"got {padding!r}"
@@ -78,9 +81,16 @@ def four_sides(padding: int | Sequence[int]) -> list[int]:
 
 def _pair(value: int | Sequence[int], name: str, least: int) -> list[int]:
     values = [value, value] if isinstance(value, int) else list(value)
-    if len(values) != 2 or not all(isinstance(v, int) and v >= least for v in values):
+    if len(values) != 2 or not all(_is_whole(v, least) for v in values):
         raise ValueError(f"{name} must be an int or two, at least {least}; got {value!r}")
     return values
+
+
+def _is_whole(value: object, least: int) -> bool:
+    """Whether it is an int of at least `least`, or stands for one while a graph is recorded."""
+    if isinstance(value, Tensor):  # what `x.shape[2]` is under torch.jit.trace
+        return _is_tracing() and value.dim() == 0
+    return isinstance(value, int | torch.SymInt) and bool(value >= least)
 
 
 def _check_shapes(x: Tensor, depthwise: Tensor, pointwise: Tensor, bias: Tensor | None) -> None:

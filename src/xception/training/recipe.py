@@ -44,7 +44,7 @@ class Recipe:
     residual: bool | None = None  # residual connections
     fc_units: tuple[int, ...] | None = None  # units of fully connected layers before the classes
     dropout: float | None = None  # probability, before the last layer
-    output_stride: Literal[8, 16, 32] | None = None  # input pixels a feature pixel
+    output_stride: int | None = None  # input pixels a feature pixel
     padding: Literal["keras", "torch"] | None = None  # TensorFlow's SAME or symmetric
     bn_eps: float | None = None  # epsilon of batch normalization
     bn_momentum: float | None = None  # share of a new batch in the running statistics

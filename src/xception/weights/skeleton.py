@@ -5,13 +5,12 @@ It stands on torch's meta device, so even absurd arguments take no memory.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from xception.models import Classifier, create_model, list_models, model_entry
+from xception.models import Classifier, create_model, list_models, resolved_arguments
 from xception.weights.header import TensorEntry, quoted
 
 MAX_LIST = 16  # entries of an argument that is a list (fc_units)
@@ -30,14 +29,14 @@ def build_skeleton(architecture: dict[str, Any]) -> Classifier:
             f"is of a network {quoted(name)!r} that this version of xception does not know; "
             "upgrade xception"
         )
-    known = inspect.signature(model_entry(name).build).parameters
+    defaults = resolved_arguments(name)
     for argument, value in arguments.items():
-        if argument not in known:
+        if argument not in defaults:
             raise ValueError(
                 f"sets {quoted(argument)!r}, which this version's {name} does not take; "
                 "upgrade xception"
             )
-        if not _is_of_kind(value, known[argument].default):
+        if not _is_of_kind(value, defaults[argument]):
             raise ValueError(f"has a bad description: {argument} cannot be {quoted(repr(value))}")
     try:
         with torch.device("meta"):
@@ -95,8 +94,8 @@ def _is_of_kind(value: Any, default: Any) -> bool:
         return is_int or isinstance(value, float)
     if isinstance(default, str):  # segments: a name or a number
         return is_int or isinstance(value, str)
-    if isinstance(default, tuple):
-        is_list = isinstance(value, (list, tuple)) and len(value) <= MAX_LIST
+    if isinstance(default, list):
+        is_list = isinstance(value, list) and len(value) <= MAX_LIST
         return is_list and all(type(v) is int for v in value)
     return value is None or isinstance(value, (bool, int, float, str))
 
