@@ -13,7 +13,7 @@ from PIL import Image
 from xception.data.check import check_data
 from xception.data.sources import open_data
 from xception.data.unreadable import UnreadableTally
-from xception.errors import DataError, PictureError
+from xception.errors import DataError
 
 Folder = Callable[..., Path]
 
@@ -96,7 +96,7 @@ def test_the_tally_names_each_file_once_and_stops() -> None:
     tally = UnreadableTally(300, 0.01, lambda name, reason: heard.append((name, reason)))
     for _ in range(3):
         tally.add([("a.jpg", "is an empty file"), ("b.jpg", "does not exist")])
-    tally.add_error(PictureError("c.jpg", "is truncated"))
+    tally.add([("c.jpg", "is truncated")])
     assert tally.count == 3 and [name for name, _ in heard] == ["a.jpg", "b.jpg", "c.jpg"]
     with pytest.raises(DataError) as caught:
         tally.add([("d.jpg", "is truncated")])

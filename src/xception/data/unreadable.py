@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from xception.data.wording import listed
-from xception.errors import DataError, PictureError
+from xception.errors import DataError
 
 
 class UnreadableTally:
@@ -47,7 +47,3 @@ class UnreadableTally:
                 f"{self.limit:.1%}: {listed(f'{n} ({r})' for n, r in self.reasons.items())}; "
                 "remove or repair them (`xception check` lists them all)"
             )
-
-    def add_error(self, error: PictureError) -> None:
-        """Take in one picture's error."""
-        self.add([(error.name, error.reason)])
