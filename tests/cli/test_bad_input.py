@@ -17,7 +17,7 @@ from PIL import Image
 from xception.cli.main import main
 
 QUICK = (
-    "--size=16", "--epochs=1", "--batch-size=4", "--warmup-epochs=0.5", "--lr=0.05", "--trackers",
+    "--size=16", "--epochs=1", "--batch-size=4", "--lr=0.05", "--trackers",
 )  # fmt: skip
 
 

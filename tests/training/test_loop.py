@@ -195,7 +195,7 @@ def test_unreadable_validation_pictures_are_counted_and_bounded(
     (data / "test").rename(data / "val")
     for picture in sorted((data / "val" / "red").iterdir())[:2]:
         picture.write_text("no picture")
-    lenient = recipe.replaced(data=str(data), max_unreadable=0.5, epochs=1, warmup_epochs=0)
+    lenient = recipe.replaced(data=str(data), max_unreadable=0.5, epochs=1, warmup=0.0)
     result = train(lenient)
     assert RunFolder(result.folder).read_metrics()[-1]["skipped"] == 2
     with pytest.raises(DataError, match="2 of 18 pictures cannot be read"):
@@ -222,10 +222,10 @@ def test_an_edited_recipe_is_noticed_on_resume(recipe: Recipe) -> None:
 def test_environment_variables_of_accelerate_change_nothing(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = train(recipe.replaced(name="one", epochs=1, warmup_epochs=0))
+    one = train(recipe.replaced(name="one", epochs=1, warmup=0.0))
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    two = train(recipe.replaced(name="two", epochs=1, warmup_epochs=0))
+    two = train(recipe.replaced(name="two", epochs=1, warmup=0.0))
     equal_runs(one.folder, two.folder)
 
 

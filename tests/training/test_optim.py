@@ -15,7 +15,7 @@ from xception.training.optim import (
 
 
 def test_paper_step_decay() -> None:
-    recipe = Recipe(schedule="step", lr=0.045, warmup_epochs=0, epochs=20)
+    recipe = Recipe(schedule="step", lr=0.045, warmup=0.0, epochs=20)
     assert learning_rate(recipe, 1.99) == pytest.approx(0.045)
     assert learning_rate(recipe, 2.0) == pytest.approx(0.045 * 0.94)
     assert learning_rate(recipe, 7.5) == pytest.approx(0.045 * 0.94**3)
@@ -23,7 +23,7 @@ def test_paper_step_decay() -> None:
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_warm_up_then_down_to_zero(schedule: str) -> None:
-    recipe = Recipe(schedule=schedule, lr=0.4, warmup_epochs=2, epochs=10)  # type: ignore[arg-type]
+    recipe = Recipe(schedule=schedule, lr=0.4, warmup=0.2, epochs=10)  # type: ignore[arg-type]
     assert learning_rate(recipe, 1.0) == pytest.approx(0.2)
     assert learning_rate(recipe, 2.0) == pytest.approx(0.4)
     assert learning_rate(recipe, 6.0) == pytest.approx(0.2)

@@ -30,7 +30,7 @@ def test_without_a_terminal_there_are_plain_lines() -> None:
     lines = run(False, ROW).splitlines()
     assert lines[0] == "a [line] of " + "x" * 120
     assert lines[1] == (
-        "epoch  2/10  loss 0.500  accuracy 0.8000  validation 0.400 0.8500  12 s  1,234 images/s"
+        "epoch  2/10  loss 0.500 acc 0.8000  val 0.400 0.8500  12 s  1,234 images/s"
     )
     assert lines[2] == "careful"
 
@@ -44,4 +44,4 @@ def test_in_a_terminal_there_is_a_bar_with_the_time_left() -> None:
 
 
 def test_without_validation_none_is_shown() -> None:
-    assert "validation" not in run(False, {**ROW, "val_loss": None, "val_accuracy": None})
+    assert "val" not in run(False, {**ROW, "val_loss": None, "val_accuracy": None})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from xception.errors import TrainingError, UsageError
-from xception.training import Recipe, RunFolder, train
+from xception.training import Recipe, RunFolder, split_of_run, train
 
 
 def test_a_taken_name_is_refused_and_nothing_is_touched(recipe: Recipe) -> None:
@@ -78,3 +78,15 @@ def test_environment_says_command_and_versions(
     described = json.loads(folder.environment.read_text())
     assert described["command"] == "xception train 'my pictures'"
     assert {"xception", "torch", "python", "cpu", "device", "started"} <= set(described)
+
+
+def test_the_split_of_a_run_is_found_for_its_own_data(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder.create(recipe.replaced(seed=7))
+    for model in (folder.path, folder.model):
+        assert split_of_run(model, recipe.data) == (7, 0.2)
+    assert split_of_run(folder.path, str(tmp_path)) is None
+    assert split_of_run(tmp_path / "elsewhere.safetensors", recipe.data) is None
+    monkeypatch.chdir(Path(recipe.data).parent)
+    assert split_of_run(folder.path, Path(recipe.data).name) == (7, 0.2)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from xception.errors import DataError, UsageError
+from xception.errors import DataError, TrainingError, UsageError
 from xception.training import Recipe, TrainResult, train
-from xception.training.setup import open_inputs, preprocessing_for, with_whole_paths
+from xception.training.setup import adapted, open_inputs, preprocessing_for, with_whole_paths
 from xception.weights import load
 
 
@@ -22,7 +22,7 @@ def first(recipe: Recipe) -> TrainResult:
         recipe.replaced(
             name="first",
             epochs=1,
-            warmup_epochs=0,
+            warmup=0.0,
             intermediate_activation="relu",
             padding="torch",
             bn_eps=1e-5,
@@ -34,7 +34,7 @@ def tuned(recipe: Recipe, first: TrainResult, **changes: object) -> Recipe:
     return recipe.replaced(
         name="tuned",
         epochs=1,
-        warmup_epochs=0,
+        warmup=0.0,
         weights=str(first.model_path),
         freeze_epochs=1,
         size=None,
@@ -119,3 +119,29 @@ def test_a_class_name_that_no_model_file_holds_is_refused_at_once(
     with pytest.raises(DataError, match="class name"):
         train(recipe.replaced(data=str(table)))
     assert not Path(recipe.out).exists()
+
+
+def test_few_pictures_get_smaller_steps_and_it_is_said() -> None:
+    said: list[str] = []
+    few = adapted(Recipe(batch_size=128, lr=0.32), 162, said.append)
+    assert (few.batch_size, few.lr) == (8, pytest.approx(0.02))
+    assert "batch size 8 instead of 128" in said[0]
+    by_root = adapted(Recipe(optimizer="adamw", batch_size=32, lr=0.4), 300, said.append)
+    assert (by_root.batch_size, by_root.lr) == (16, pytest.approx(0.4 * 0.5**0.5))
+    assert adapted(Recipe(batch_size=128), 2048, said.append) == Recipe(batch_size=128)
+    assert adapted(Recipe(batch_size=128, adapt=False), 162, said.append).batch_size == 128
+    assert len(said) == 2
+
+
+def test_the_network_is_that_of_the_weights_unless_named(
+    recipe: Recipe, first: TrainResult
+) -> None:
+    result = train(tuned(recipe, first, model=None))
+    assert load(result.model_path).architecture["name"] == "xception_tiny"
+
+
+def test_a_run_that_wrote_no_checkpoint_frees_its_name(recipe: Recipe) -> None:
+    with pytest.raises(TrainingError, match="loss became"):
+        train(recipe.replaced(lr=1e30, warmup=0.0))
+    assert not (Path(recipe.out) / "run").exists()
+    assert train(recipe).evaluation is not None

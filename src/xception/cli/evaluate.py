@@ -30,10 +30,10 @@ class Arguments:
     data: Data
     # part of the data to measure on: train, val or test
     split: Annotated[str | None, unset("NAME", "test, else val, else all there is")] = None
-    # share of the training pictures that is the val split where data have none, as in training
-    val_fraction: float = 0.0
-    # which of them, as in training
-    seed: int = 0
+    # share of the training pictures that is the val split where the data have none
+    val_fraction: Annotated[float | None, unset("FLOAT", "the run's, on its own data")] = None
+    # which of them
+    seed: Annotated[int | None, unset("INT", "the run's, on its own data")] = None
     # where evaluation.json and confusion.png go; made if missing
     out: Folder = None
     # print what evaluation.json holds instead of tables
@@ -57,13 +57,15 @@ def run(argv: Sequence[str]) -> int:
     from xception.data import open_data
     from xception.inference import evaluate
     from xception.ops import tune_allocator
+    from xception.training import split_of_run
     from xception.weights import read_info
 
     tune_allocator()
+    seed, val_fraction = split_of_run(arguments.model, arguments.data) or (0, 0.0)
     source = open_data(
         arguments.data,
-        seed=arguments.seed,
-        val_fraction=arguments.val_fraction,
+        seed=seed if arguments.seed is None else arguments.seed,
+        val_fraction=val_fraction if arguments.val_fraction is None else arguments.val_fraction,
         classes=read_info(arguments.model).class_names,
         strict=False,
     )

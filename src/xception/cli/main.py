@@ -119,7 +119,7 @@ def _help() -> str:
 
 
 def _unknown(word: str) -> str:
-    near = difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.6)
     kind = "option" if word.startswith("-") else "command"
     hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"
     return f"there is no {kind} {word!r}; {hint}"

@@ -14,7 +14,7 @@ from xception.training.recipe import Recipe
 
 DESCRIPTION = """Train a classifier.
 
-xception train DATA [--preset small|demo|fine-tune] [--FIELD VALUE ...]
+xception train DATA [--preset small|demo|fine-tune] [--FIELD VALUE ...]   (DATA comes first)
 xception train --recipe FILE.yaml [--FIELD VALUE ...]
 xception train --resume RUN
 
@@ -46,7 +46,8 @@ def run(argv: Sequence[str]) -> int:
         unwanted = [word for word in words if word != "--quiet"]
         if unwanted:
             raise UsageError(
-                f"--resume goes on by the run's own recipe; leave out {' '.join(unwanted)}"
+                f"--resume goes on by the run's own recipe; leave out {' '.join(unwanted)} (to "
+                "train longer, start a new run from its model with --weights)"
             )
         return _train(None, resume, quiet="--quiet" in words)
     if file is not None:

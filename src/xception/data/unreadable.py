@@ -45,5 +45,5 @@ class UnreadableTally:
             raise DataError(
                 f"{self.count} of {self.total} pictures cannot be read, more than the allowed "
                 f"{self.limit:.1%}: {listed(f'{n} ({r})' for n, r in self.reasons.items())}; "
-                "remove or repair them (`xception check` lists them all)"
+                "repair or remove them (`xception check` lists all), or raise max_unreadable"
             )

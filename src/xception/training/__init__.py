@@ -9,6 +9,6 @@ __getattr__, __dir__, __all__ = attach(
         "presets": ["PRESETS"],
         "progress": ["Progress", "RichProgress"],
         "recipe": ["Recipe"],
-        "run_folder": ["RunFolder"],
+        "run_folder": ["RunFolder", "split_of_run"],
     },
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from xception.data import Batch, Loader, UnreadableTally, evaluation_loader
-from xception.errors import DataError, RecipeError, TrainingError, UsageError
+from xception.errors import (
+    DataError,
+    PictureError,
+    RecipeError,
+    TrainingError,
+    UsageError,
+    XceptionError,
+)
 from xception.inference import evaluate_batches
 from xception.models import Preprocessing
 from xception.training.checkpoint import load_checkpoint, save_checkpoint
@@ -30,11 +37,13 @@ from xception.training.run_folder import RunFolder
 from xception.training.runtime import Runtime, missing_trackers
 from xception.training.setup import (
     Inputs,
+    adapted,
     choose_workers,
     make_model,
     open_inputs,
     preprocessing_for,
     rebuilt_model,
+    with_model,
     with_whole_paths,
 )
 from xception.training.state import EpochTotals, TrainingState
@@ -50,7 +59,7 @@ class TrainResult:
     folder: Path
     model_path: Path
     report_path: Path | None  # None when interrupted
-    evaluation: dict[str, Any] | None  # as evaluation.json; None when interrupted
+    evaluation: dict[str, Any] | None = field(repr=False)  # evaluation.json; None: interrupted
     interrupted: bool
 
 
@@ -84,13 +93,19 @@ def train(
             f"recipe field freeze_epochs is {recipe.freeze_epochs}, but there are no weights that "
             "could be kept; give --weights MODEL, or --freeze-epochs 0"
         )
+    recipe = with_model(recipe, source)
     preprocessing = preprocessing_for(recipe, source)
     inputs = open_inputs(recipe, preprocessing)
+    recipe = adapted(recipe, len(inputs.train), progress.say)
     model = make_model(recipe, preprocessing, inputs.classes, source, progress.say)
     state = TrainingState(runtime.place(model), recipe, runtime.scaler)
     folder = RunFolder.create(recipe)
     folder.write_environment(str(runtime.device))
-    return _Run(recipe, runtime, inputs, state, folder, progress).go()
+    try:
+        return _Run(recipe, runtime, inputs, state, folder, progress).go()
+    except XceptionError:
+        folder.discard()
+        raise
 
 
 def _resumed(folder: RunFolder, progress: Progress) -> _Run:
@@ -165,6 +180,8 @@ class _Run:
         """Train, evaluate, report; every way out leaves a checkpoint to go on from."""
         self._introduce()
         position = self.state.position
+        if position.epoch >= self.recipe.epochs:
+            self.progress.say("all epochs are done already; evaluating once more")
         self.runtime.start_trackers(self.folder.path, self.recipe)
         try:
             with Interruption() as interruption:
@@ -201,15 +218,31 @@ class _Run:
     def _introduce(self) -> None:
         model, inputs = self.state.model, self.inputs
         parameters = sum(p.numel() for p in model.parameters())
-        validation = "none" if inputs.validation is None else f"{len(inputs.validation):,}"
+        validation = "no" if inputs.validation is None else f"{len(inputs.validation):,}"
+        height, width = model.preprocessing.size
         self.progress.say(
-            f"{self.recipe.model} ({parameters:,} parameters) on {self.recipe.data}: "
-            f"{len(inputs.train):,} training and {validation} validation pictures, "
-            f"{len(inputs.classes)} classes"
+            f"{self.recipe.model}, {parameters:,} parameters, sees {height}x{width} pixels"
         )
+        self.progress.say(
+            f"{self.recipe.data}: {len(inputs.train):,} training and {validation} validation "
+            f"pictures, {len(inputs.classes)} classes"
+        )
+        self._compare_sizes(height, width)
         for problem in inputs.source.problems:
             self.progress.warn(f"note: {problem}")
         self.progress.say(f"run folder {self.folder.path}, {self.runtime.description()}")
+
+    def _compare_sizes(self, height: int, width: int) -> None:
+        """Say so when the network would see little of the pictures; the first stands for all."""
+        try:
+            full_width, full_height = self.inputs.train.samples.size(0)
+        except PictureError:
+            return
+        if min(full_height / height, full_width / width) >= 4:
+            self.progress.warn(
+                f"note: the first picture has {full_width}x{full_height} pixels, of which the "
+                f"network sees {width}x{height}; --model xception or --size shows it more"
+            )
 
     def _epoch(self, interruption: Interruption) -> None:
         position = self.state.position

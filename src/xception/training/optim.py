@@ -56,14 +56,14 @@ def _kinds(model: nn.Module) -> list[tuple[nn.Parameter, str]]:
 
 def learning_rate(recipe: Recipe, epoch: float) -> float:
     """The schedule's learning rate at `epoch` (a fraction: 1.5 is the middle of the second)."""
-    if epoch < recipe.warmup_epochs:
-        return recipe.lr * epoch / recipe.warmup_epochs
+    warmup = recipe.warmup * recipe.epochs
+    if epoch < warmup:
+        return recipe.lr * epoch / warmup
     if recipe.schedule == "constant":
         return recipe.lr
     if recipe.schedule == "step":
         return recipe.lr * recipe.step_decay ** math.floor(epoch / recipe.step_epochs)
-    span = recipe.epochs - recipe.warmup_epochs
-    done = min((epoch - recipe.warmup_epochs) / span, 1.0)
+    done = min((epoch - warmup) / (recipe.epochs - warmup), 1.0)
     if recipe.schedule == "linear":
         return recipe.lr * (1.0 - done)
     return recipe.lr * 0.5 * (1.0 + math.cos(math.pi * done))

@@ -12,7 +12,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     # From weights that were trained on something else (`weights`): a fresh last layer first, then
     # everything, the rest of the network ten times as gently. Our choice of numbers.
     "fine-tune": {
-        "model": "xception",
         "crop": "resized",
         "epochs": 12,
         "batch_size": 32,
@@ -20,7 +19,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr": 1e-3,
         "weight_decay": 0.01,
         "schedule": "cosine",
-        "warmup_epochs": 1.0,
+        "warmup": 0.1,
         "label_smoothing": 0.1,
         "dropout": 0.2,
         "freeze_epochs": 2,

@@ -108,13 +108,13 @@ class RichProgress(Progress):
     def end_epoch(self, row: dict[str, Any]) -> None:
         self.close()
         validation = (
-            f"  validation {row['val_loss']:.3f} {row['val_accuracy']:.4f}"
+            f"  val {row['val_loss']:.3f} {row['val_accuracy']:.4f}"
             if row["val_accuracy"] is not None
             else ""
         )
         self.say(
             f"epoch {row['epoch']:>{len(str(self._epochs))}}/{self._epochs}"
-            f"  loss {row['train_loss']:.3f}  accuracy {row['train_accuracy']:.4f}{validation}"
+            f"  loss {row['train_loss']:.3f} acc {row['train_accuracy']:.4f}{validation}"
             f"  {row['seconds']:.0f} s  {row['images_per_second']:,.0f} images/s"
         )
 

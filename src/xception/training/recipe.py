@@ -33,7 +33,7 @@ class Recipe:
 
     # What is learned, and where the result goes
     data: str = "fashion-mnist-5k"  # folder of class folders, table, or data set name
-    model: str = "xception_tiny"  # a name that `xception models` lists
+    model: str | None = None  # see `xception models`; None: that of the weights, else xception_tiny
     weights: str | None = None  # model file to start from; a last layer that differs starts fresh
     name: str | None = None  # run folder's name under `out`; None: model, data and a number
     out: str = "runs"  # folder that holds run folders
@@ -70,13 +70,14 @@ class Recipe:
     # Optimization
     epochs: int = 10  # passes over the training pictures
     batch_size: int = 128  # pictures a step
+    adapt: bool = True  # few pictures: fewer a step, lr in proportion, for 16 steps an epoch
     optimizer: Literal["sgd", "adamw"] = "sgd"  # sgd: with Nesterov's momentum
     lr: float = 0.3  # highest learning rate
     momentum: float = 0.9  # of SGD; first beta of AdamW
     weight_decay: float = 5e-4  # L2 for SGD, decoupled for AdamW
     no_decay: tuple[str, ...] = ("norm", "bias", "depthwise")  # kinds of weights without decay
     schedule: Literal["cosine", "linear", "step", "constant"] = "linear"  # after warm-up, to zero
-    warmup_epochs: float = 2.0  # epochs of linear growth from zero
+    warmup: float = 0.2  # share of the epochs in which the learning rate grows from zero
     step_decay: float = 0.94  # "step": the learning rate is multiplied by this
     step_epochs: float = 2.0  # "step": every so many epochs
     label_smoothing: float = 0.0  # share of the target spread over all classes
@@ -104,10 +105,10 @@ class Recipe:
     def _check_ranges(self) -> None:
         positive = ("epochs", "lr", "step_epochs", "step_decay")
         not_negative = (
-            "weight_decay", "warmup_epochs", "clip_norm", "crop_padding", "cutout",
+            "weight_decay", "clip_norm", "crop_padding", "cutout",
             "freeze_epochs", "backbone_lr",
         )  # fmt: skip
-        shares = ("label_smoothing", "averaging", "momentum", "val_fraction")
+        shares = ("label_smoothing", "averaging", "momentum", "val_fraction", "warmup")
         for name in positive:
             _require(getattr(self, name) > 0, name, "above 0", self)
         for name in not_negative:
@@ -129,7 +130,6 @@ class Recipe:
         _require(self.bn_eps is None or self.bn_eps > 0, "bn_eps", "above 0", self)
         low, high = self.crop_scale
         _require(0 < low <= high <= 1, "crop_scale", "two rising shares in 0..1", self)
-        _require(self.warmup_epochs < self.epochs, "warmup_epochs", "below epochs", self)
         _require(bool(self.data), "data", "a folder, table or data set name", self)
         name_is_safe = self.name is None or self.name == Path(self.name).name
         _require(name_is_safe and self.name != "", "name", "a folder name without slashes", self)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -79,6 +80,11 @@ class RunFolder:
         except RecipeError:
             return None
 
+    def discard(self) -> None:
+        """Remove a folder in which no checkpoint was written yet: its name is free again."""
+        if not self.last.exists():
+            shutil.rmtree(self.path, ignore_errors=True)
+
     def write_environment(self, device: str) -> None:
         """What a bug report or a repetition needs to know of the machine and the versions."""
         described = {
@@ -132,3 +138,16 @@ class RunFolder:
             raise TrainingError(
                 f"cannot write into run folder {self.path}: {error.strerror}"
             ) from None
+
+
+def split_of_run(model: str | Path, data: str) -> tuple[int, float] | None:
+    """Seed and validation share with which the run of `model` split `data`.
+
+    None when `model` is no run folder (or the model file in one), or was trained on other data.
+    """
+    path = Path(model)
+    recipe = RunFolder(path if path.is_dir() else path.parent).read_recipe()
+    if recipe is None:
+        return None
+    same = recipe.data in (data, str(Path(data).expanduser().absolute()))
+    return (recipe.seed, recipe.val_fraction) if same else None

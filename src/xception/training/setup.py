@@ -25,6 +25,9 @@ from xception.models import Classifier, Preprocessing, create_model, model_entry
 from xception.training.recipe import Recipe
 from xception.weights import check_class_names, transfer
 
+DEFAULT_MODEL = "xception_tiny"
+LEAST_STEPS = 16  # an epoch
+
 
 @dataclass(slots=True)
 class Inputs:
@@ -56,6 +59,33 @@ def with_whole_paths(recipe: Recipe) -> Recipe:
         if (value := getattr(recipe, name)) is not None and Path(value).expanduser().exists()
     }
     return recipe.replaced(**paths)
+
+
+def with_model(recipe: Recipe, source: Classifier | None) -> Recipe:
+    """The recipe with the network that it leaves open: that of the starting weights, else tiny."""
+    if recipe.model is not None:
+        return recipe
+    return recipe.replaced(model=source.architecture["name"] if source else DEFAULT_MODEL)
+
+
+def adapted(recipe: Recipe, pictures: int, say: Callable[[str], None]) -> Recipe:
+    """Fewer pictures a step where an epoch would have under 16 steps (a batch is 8 at least).
+
+    The learning rate follows: in proportion for SGD, by the square root for AdamW. Our choice.
+    """
+    batch_size = recipe.batch_size
+    while batch_size >= 16 and pictures // batch_size < LEAST_STEPS:
+        batch_size //= 2
+    if not recipe.adapt or batch_size == recipe.batch_size:
+        return recipe
+    share = batch_size / recipe.batch_size
+    lr = recipe.lr * (share if recipe.optimizer == "sgd" else share**0.5)
+    say(
+        f"{pictures:,} training pictures are few: batch size {batch_size} instead of "
+        f"{recipe.batch_size}, learning rate {lr:.2g} instead of {recipe.lr:g} (--no-adapt keeps "
+        "them)"
+    )
+    return recipe.replaced(batch_size=batch_size, lr=lr)
 
 
 def open_inputs(recipe: Recipe, preprocessing: Preprocessing) -> Inputs:
@@ -92,7 +122,7 @@ def preprocessing_for(recipe: Recipe, source: Classifier | None) -> Preprocessin
     Raises RecipeError when there is no network of the recipe's name.
     """
     try:
-        preprocessing = model_entry(recipe.model).preprocessing
+        preprocessing = model_entry(str(recipe.model)).preprocessing
     except ValueError as error:
         raise RecipeError(f"recipe field model: {error}") from None
     if source is not None:
@@ -128,7 +158,7 @@ def make_model(
     arguments.update(recipe.model_arguments(), num_classes=len(classes))
     torch.manual_seed(recipe.seed)
     try:
-        model = cast(Classifier, create_model(recipe.model, **arguments))
+        model = cast(Classifier, create_model(str(recipe.model), **arguments))
     except (TypeError, ValueError) as error:
         raise RecipeError(f"recipe: {error}") from None
     if min(preprocessing.size) < model.minimum_size:
