@@ -19,10 +19,13 @@ def collect(folder: Path) -> dict[str, Any]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     evaluation = json.loads((folder / "evaluation.json").read_text())
     environment = json.loads((folder / "environment.json").read_text())
+    del environment["command"]  # it holds paths of one machine; the recipe says the same
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    recipe.update(data=Path(recipe["data"]).name, out="runs")
     seconds = [row["seconds"] for row in rows]
     return {
         "run": folder.name,
-        "recipe": yaml.safe_load((folder / "recipe.yaml").read_text()),
+        "recipe": recipe,
         "environment": environment,
         "epochs": len(rows),
         "seconds_per_epoch": {
@@ -48,7 +51,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     for run in runs:
         recipe, seconds = run["recipe"], run["seconds_per_epoch"]
         lines.append(
-            f"| {run['run']} | {recipe['model']} | {Path(recipe['data']).name} | {run['epochs']} "
+            f"| {run['run']} | {recipe['model']} | {recipe['data']} | {run['epochs']} "
             f"| {recipe['seed']} | {run['top1']:.4f} +- {run['top1_standard_error']:.4f} "
             f"| {seconds['median']:.0f} ({seconds['min']:.0f}-{seconds['max']:.0f}) |"
         )
