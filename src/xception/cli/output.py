@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 import tempfile
@@ -67,6 +68,5 @@ def writable_file(path: Path) -> Path:
 
 def _cannot_write(path: Path, error: OSError) -> XceptionError:
     reason = (error.strerror or str(error)).lower()
-    return XceptionError(
-        f"{path}: cannot be written ({reason}); free some space or choose another place"
-    )
+    advice = "free some space" if error.errno == errno.ENOSPC else "choose another place"
+    return XceptionError(f"{path}: cannot be written ({reason}); {advice}")

@@ -24,7 +24,7 @@ def find_pictures(words: Sequence[str]) -> Iterator[str]:
 
     Raises:
         UsageError: no words, or "-" given twice.
-        DataError: a folder without pictures.
+        DataError: a folder without pictures, or a pattern that nothing has.
     """
     if not words:
         raise UsageError("which pictures? give files, folders or patterns, or - for a list")
@@ -56,12 +56,11 @@ def _meant(word: str) -> Iterable[str]:
         return found
     if not os.path.lexists(word) and glob.has_magic(word):
         matches = sorted(glob.glob(word, recursive=True))
-        return [path for match in matches for path in _below_or_itself(match)] or [word]
+        files = [path for path in matches if not os.path.isdir(path)]
+        if not files:
+            raise DataError(f"{path_text(word)}: no file has a name of this pattern")
+        return files
     return [word]
-
-
-def _below_or_itself(path: str) -> Iterable[str]:
-    return [] if os.path.isdir(path) else [path]
 
 
 def _below(folder: str) -> Iterator[str]:
