@@ -88,7 +88,7 @@ register(
 register(
     ModelEntry(
         name="xception_tiny_r4",
-        summary="tiny with one pooling less, 2.6x MACs",
+        summary="tiny with one pooling less, 2.9x MACs",
         build=partial(Xception, TINY_R4, bn_momentum=0.1),
         preprocessing=_PICTURES_32,
     )
