@@ -24,11 +24,13 @@ def test_nothing_random_by_default(noise: Noise) -> None:
     assert torch.equal(evaluation_transform(P)(picture), preprocess(picture, P))
 
 
-def test_pad_crop_and_flip_equal_torchvision(noise: Noise) -> None:
+@pytest.mark.parametrize(("edges", "mode"), [("black", "constant"), ("reflect", "reflect")])
+def test_pad_crop_and_flip_equal_torchvision(noise: Noise, edges: str, mode: str) -> None:
     functional = pytest.importorskip("torchvision.transforms.v2.functional")
     picture = noise(12, 12)
-    transform = train_transform(P, Augmentation(crop="pad", crop_padding=3, flip=True))
-    padded = functional.pad(to_tensor(picture), [3, 3, 3, 3])
+    augmentation = Augmentation(crop="pad", crop_padding=3, crop_edges=edges, flip=True)
+    transform = train_transform(P, augmentation)
+    padded = functional.pad(to_tensor(picture), [3, 3, 3, 3], padding_mode=mode)
     possible = {}
     for top in range(7):
         for left in range(7):
@@ -53,6 +55,7 @@ def test_pad_crop_and_flip_equal_torchvision(noise: Noise) -> None:
     "change",
     [
         {"crop": "pad", "crop_padding": 20},
+        {"crop": "pad", "crop_padding": 40, "crop_edges": "reflect"},
         {"crop": "resized", "crop_scale": (0.3, 1.0)},
         {"erase": 1.0},
         {"color_jitter": 0.4},
@@ -82,6 +85,13 @@ def test_each_change_is_a_function_of_torchs_seed(
     assert transform(noise(25, 18)).dtype == torch.float32
 
 
+def test_a_picture_of_one_pixel_has_no_edge_to_mirror_at(noise: Noise) -> None:
+    augmentation = Augmentation(crop="pad", crop_padding=3, crop_edges="reflect")
+    transform = train_transform(Preprocessing(size=(1, 1)), augmentation)
+    prepared = transform.prepare(noise(1, 1))
+    assert torch.equal(transform.augment(prepared), prepared)
+
+
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos", "box"])
 def test_resized_crop_with_every_interpolation(noise: Noise, interpolation: str) -> None:
     pytest.importorskip("torchvision")
@@ -105,6 +115,7 @@ def test_cutout_fills_with_the_mean_colour(noise: Noise) -> None:
     [
         ("crop", "random"),
         ("crop_padding", -1),
+        ("crop_edges", "grey"),
         ("crop_scale", (0.0, 1.0)),
         ("crop_scale", (0.9, 0.1)),
         ("erase", 1.5),

@@ -18,6 +18,7 @@ from xception.data.picture_tensor import fit, normalize, to_tensor
 from xception.models.preprocessing import Preprocessing
 
 CROPS = ("none", "pad", "resized")
+CROP_EDGES = ("black", "reflect")
 RANDAUGMENT_LEVELS = 31  # magnitudes 0..30, torchvision's default
 
 
@@ -26,7 +27,8 @@ class Augmentation:
     """What is changed at random in training pictures; the default changes nothing."""
 
     crop: str = "none"  # none; pad: shift by up to crop_padding; resized: random part, resized
-    crop_padding: int = 4  # pixels on each side, black, with crop="pad"
+    crop_padding: int = 4  # pixels on each side, with crop="pad"
+    crop_edges: str = "black"  # what the padding shows: black, or the picture mirrored at its edge
     crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the area kept, with crop="resized"
     flip: bool = False  # left-right, half of the pictures
     erase: float = 0.0  # probability that a random rectangle is filled with the mean colour
@@ -39,6 +41,11 @@ class Augmentation:
         checks = (
             ("crop", self.crop in CROPS, f"one of {', '.join(CROPS)}"),
             ("crop_padding", self.crop_padding >= 0, "0 or more pixels"),
+            (
+                "crop_edges",
+                self.crop_edges in CROP_EDGES,
+                f"one of {', '.join(CROP_EDGES)}",
+            ),
             ("crop_scale", 0.0 < low <= high <= 1.0, "two shares of 0..1, the smaller first"),
             ("erase", 0.0 <= self.erase <= 1.0, "a probability, 0..1"),
             ("color_jitter", 0.0 <= self.color_jitter <= 1.0, "in 0..1"),
@@ -109,7 +116,8 @@ class TrainTransform(EvaluationTransform):
         if augmentation.crop == "pad" and augmentation.crop_padding:
             reach = augmentation.crop_padding
             choices = 2 * reach + 1
-            values = _shift(values, int(down * choices) - reach, int(across * choices) - reach)
+            shift = _shift_reflecting if augmentation.crop_edges == "reflect" else _shift
+            values = shift(values, int(down * choices) - reach, int(across * choices) - reach)
         if augmentation.flip and side < 0.5:
             values = values.flip(-1)
         for change in self._further:
@@ -157,6 +165,23 @@ def _shift(values: torch.Tensor, down: int, across: int) -> torch.Tensor:
         kept
     )
     return shifted
+
+
+def _shift_reflecting(values: torch.Tensor, down: int, across: int) -> torch.Tensor:
+    """As `_shift`, with what lies beyond an edge mirrored at it (the edge itself not repeated)."""
+    if down == 0 and across == 0:
+        return values
+    rows, columns = (_reflected(n, by) for n, by in zip(values.shape[-2:], (down, across)))
+    return values[:, rows.unsqueeze(1), columns]
+
+
+def _reflected(length: int, by: int) -> torch.Tensor:
+    """Indices `by` .. `by + length - 1`, folded back into the picture as often as it takes."""
+    if length == 1:
+        return torch.zeros(1, dtype=torch.long)
+    period = 2 * (length - 1)
+    there_and_back = torch.arange(by, by + length) % period
+    return torch.minimum(there_and_back, period - there_and_back)
 
 
 _Change = Callable[[torch.Tensor], torch.Tensor]

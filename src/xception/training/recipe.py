@@ -60,6 +60,7 @@ class Recipe:
     # Augmentation of training pictures
     crop: Literal["none", "pad", "resized"] = "pad"  # random crop after padding, or of random size
     crop_padding: int = 4  # pixels on each side before a "pad" crop
+    crop_edges: Literal["black", "reflect"] = "black"  # what a "pad" crop shows beyond the edge
     crop_scale: tuple[float, float] = (0.35, 1.0)  # area share that a "resized" crop takes
     flip: bool = True  # mirror left-right half of the time
     color_jitter: float = 0.0  # strength of brightness, contrast and saturation changes, 0..1

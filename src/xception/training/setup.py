@@ -100,6 +100,7 @@ def open_inputs(recipe: Recipe, preprocessing: Preprocessing) -> Inputs:
     augmentation = Augmentation(
         crop=recipe.crop,
         crop_padding=recipe.crop_padding,
+        crop_edges=recipe.crop_edges,
         crop_scale=recipe.crop_scale,
         flip=recipe.flip,
         erase=recipe.erase,
