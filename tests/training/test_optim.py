@@ -47,6 +47,20 @@ def test_every_parameter_is_in_one_group_and_exemptions_hold() -> None:
     assert {group["lr"] for group in optimizer.param_groups} == {0.2, 0.1}
 
 
+def test_layers_further_from_the_classes_learn_more_slowly() -> None:
+    model = create_model("xception_tiny", num_classes=3)
+    recipe = Recipe(backbone_lr=0.5, layer_decay=0.8)
+    optimizer = make_optimizer(model, model.head.fc, recipe)  # type: ignore[union-attr, arg-type]
+    scale = {id(p): g["lr_scale"] for g in optimizer.param_groups for p in g["params"]}
+    found = {n: scale[id(p)] for n, p in model.named_parameters()}
+    blocks = ["exit_flow.0", "middle_flow.1", "middle_flow.0", "entry_flow.1", "entry_flow.0"]
+    assert found["head.fc.weight"] == 1.0
+    for depth, block in enumerate([*blocks, "stem"], start=1):
+        scales = {s for n, s in found.items() if n.startswith(f"{block}.")}
+        assert scales == {0.5 * 0.8**depth}, block
+    assert len(found) == len(scale)
+
+
 def test_averaged_weights_follow_the_written_rule() -> None:
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
     average = AveragedWeights(model, 0.9)

@@ -3,38 +3,70 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import re
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from xception.training.muon import Muon
 from xception.training.recipe import Recipe
 
 
 def make_optimizer(model: nn.Module, head: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD or AdamW over up to four groups: last layer or backbone, with or without weight decay.
+    """The recipe's optimizer over groups of one learning rate each, with or without weight decay.
 
-    A group's `lr_scale` is its share of the schedule's learning rate.
+    A group's `lr_scale` is its share of the schedule's learning rate: 1 for the last layer `head`,
+    `backbone_lr` for what stands before it, less by the factor `layer_decay` for each layer group
+    of `model.group_matcher()` further from it.
     """
     head_parameters = {id(p) for p in head.parameters()}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    depth = _depths(model) if recipe.layer_decay != 1.0 else {}
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for parameter, kind in _kinds(model):
-        key = (id(parameter) in head_parameters, kind in recipe.no_decay)
-        groups.setdefault(key, []).append(parameter)
+        scale = 1.0
+        if id(parameter) not in head_parameters:
+            scale = recipe.backbone_lr * recipe.layer_decay ** depth.get(id(parameter), 0)
+        # Muon leaves the classes' own layer and filters of one channel alone, as its authors do.
+        is_matrix = kind == "weight" and id(parameter) not in head_parameters
+        groups.setdefault((scale, kind in recipe.no_decay, is_matrix), []).append(parameter)
     described: list[dict[str, Any]] = [
         {
             "params": parameters,
             "weight_decay": 0.0 if exempt else recipe.weight_decay,
-            "lr_scale": 1.0 if in_head else recipe.backbone_lr,
+            "lr_scale": scale,
+            **({"matrix": is_matrix} if recipe.optimizer == "muon" else {}),
         }
-        for (in_head, exempt), parameters in groups.items()
+        for (scale, exempt, is_matrix), parameters in groups.items()
     ]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
             described, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0
         )
+    if recipe.optimizer == "muon":
+        return Muon(described, lr=recipe.lr, momentum=recipe.momentum)
     return torch.optim.AdamW(described, lr=recipe.lr, betas=(recipe.momentum, 0.999))
+
+
+def _depths(model: nn.Module) -> dict[int, int]:
+    """For each parameter by its id, how many layer groups lie between it and the classifier.
+
+    Groups are `model.group_matcher()`'s, in its order and that of the numbers its patterns catch;
+    what no pattern fits (the head) counts as 0.
+    """
+    matcher = cast(Callable[[], dict[str, str]], model.group_matcher)()
+    place: dict[int, tuple[int, ...]] = {}
+    for name, parameter in model.named_parameters():
+        for number, pattern in enumerate(matcher.values()):
+            found = re.match(pattern, name)
+            if found is not None:
+                place[id(parameter)] = (number, *(int(caught) for caught in found.groups()))
+                break
+    from_the_head = sorted(set(place.values()), reverse=True)
+    distance = {group: depth for depth, group in enumerate(from_the_head, start=1)}
+    return {parameter: distance[group] for parameter, group in place.items()}
 
 
 def _kinds(model: nn.Module) -> list[tuple[nn.Parameter, str]]:

@@ -42,7 +42,9 @@ class Recipe:
     segments: int | Literal["channels"] | None = None  # spatial segments a layer; channels: all
     intermediate_activation: Literal["none", "relu", "elu"] | None = None  # in between
     residual: bool | None = None  # residual connections
+    pooling: Literal["avg", "max"] | None = None  # over height and width of the last feature map
     fc_units: tuple[int, ...] | None = None  # units of fully connected layers before the classes
+    head_layers: tuple[str, ...] | None = None  # layers instead: "linear 64" relu "dropout 0.5" ...
     dropout: float | None = None  # probability, before the last layer
     output_stride: int | None = None  # input pixels a feature pixel
     padding: Literal["keras", "torch"] | None = None  # TensorFlow's SAME or symmetric
@@ -72,10 +74,10 @@ class Recipe:
     epochs: int = 10  # passes over the training pictures
     batch_size: int = 128  # pictures a step
     adapt: bool = True  # few pictures: fewer a step, lr in proportion, for 16 steps an epoch
-    optimizer: Literal["sgd", "adamw"] = "sgd"  # sgd: with Nesterov's momentum
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"  # sgd: with Nesterov's momentum
     lr: float = 0.3  # highest learning rate
-    momentum: float = 0.9  # of SGD; first beta of AdamW
-    weight_decay: float = 5e-4  # L2 for SGD, decoupled for AdamW
+    momentum: float = 0.9  # of SGD and Muon; first beta of AdamW
+    weight_decay: float = 5e-4  # L2 for SGD, decoupled for the others
     no_decay: tuple[str, ...] = ("norm", "bias", "depthwise")  # kinds of weights without decay
     schedule: Literal["cosine", "linear", "step", "constant"] = "linear"  # after warm-up, to zero
     warmup: float = 0.2  # share of the epochs in which the learning rate grows from zero
@@ -87,6 +89,7 @@ class Recipe:
     select: Literal["last", "best"] = "last"  # epoch (best by validation) that becomes the model
     freeze_epochs: int = 0  # first epochs that train the last layer alone (with `weights`)
     backbone_lr: float = 1.0  # learning rate of all but the last layer, as a share of `lr`
+    layer_decay: float = 1.0  # factor on it for each block further from the last layer, 0..1
 
     # The run
     seed: int = 0  # of weights, order, augmentation and the validation split
@@ -129,6 +132,7 @@ class Recipe:
         )
         _require(self.dropout is None or 0 <= self.dropout < 1, "dropout", "within 0..1", self)
         _require(self.bn_eps is None or self.bn_eps > 0, "bn_eps", "above 0", self)
+        _require(0 < self.layer_decay <= 1, "layer_decay", "above 0 and at most 1", self)
         low, high = self.crop_scale
         _require(0 < low <= high <= 1, "crop_scale", "two rising shares in 0..1", self)
         _require(bool(self.data), "data", "a folder, table or data set name", self)
@@ -140,8 +144,8 @@ class Recipe:
     def model_arguments(self) -> dict[str, Any]:
         """The architecture's arguments that this recipe sets, for `create_model`."""
         names = (
-            "segments", "intermediate_activation", "residual", "fc_units", "dropout",
-            "output_stride", "padding", "bn_eps", "bn_momentum",
+            "segments", "intermediate_activation", "residual", "pooling", "fc_units",
+            "head_layers", "dropout", "output_stride", "padding", "bn_eps", "bn_momentum",
         )  # fmt: skip
         return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
 
