@@ -43,6 +43,21 @@ def _fill_text(file: BinaryIO, fill: Callable[[TextIO], None]) -> None:
     text.detach()  # the file is closed by who has opened it
 
 
+def write_binary(path: Path, fill: Callable[[BinaryIO], None]) -> None:
+    """Call `fill` with a file, open for writing anywhere in it, that becomes `path` once complete.
+
+    It is opened first, as by `write_text`. Raises UsageError for what is no file, XceptionError
+    where it cannot be written.
+    """
+    path = path.expanduser()
+    if path.exists() and not path.is_file():  # a folder; or a device, where nothing can go back
+        raise UsageError(f"{path} is no file; give the name of a file")
+    try:
+        write_atomically(path.resolve(), fill)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+
+
 def writable_folder(path: Path) -> Path:
     """`path`, made if missing; XceptionError where no file can be written into it."""
     path = path.expanduser()

@@ -12,35 +12,43 @@ from torch import Tensor, nn
 from xception.device import usable_device
 from xception.errors import UsageError
 from xception.models import Classifier
-from xception.weights.model_file import load
+from xception.weights.opening import load
 
 
 def as_classifier(
     model: str | os.PathLike[str] | Classifier, device: str | torch.device | None
 ) -> Classifier:
-    """The classifier itself, or the one in a model file or run folder, on `device`.
+    """As `as_network`, and it must have classes."""
+    classifier = as_network(model, device)
+    if classifier.num_classes < 1:
+        raise UsageError("the model has no classes; call reset_classifier and train it first")
+    return classifier
 
-    None leaves a classifier where it is and puts a loaded one on CUDA where there is one. The
+
+def as_network(
+    model: str | os.PathLike[str] | Classifier, device: str | torch.device | None
+) -> Classifier:
+    """The network itself, or the one in a model file or run folder, on `device`.
+
+    None leaves a network where it is and puts a loaded one on CUDA where there is one. The
     preprocessing must fit the network. Raises UsageError, ModelFileError.
     """
     if isinstance(model, Classifier):
-        classifier = model if device is None else model.to(usable_device(device))
+        network = model if device is None else model.to(usable_device(device))
     elif isinstance(model, (str, os.PathLike)):
-        classifier = load(model, device=usable_device(device))
-        classifier.to(memory_format=torch.channels_last)
+        network = load(model, device=usable_device(device))
+        network.to(memory_format=torch.channels_last)
     else:
         raise UsageError(
-            f"a {type(model).__name__} cannot classify pictures; give a model file, a run folder "
-            "or what create_model returned"
+            f"a {type(model).__name__} cannot classify pictures or give their features; give a "
+            "model file, a run folder or a whole network of create_model"
         )
-    _check(classifier)
-    return classifier
+    _check(network)
+    return network
 
 
 def _check(model: Classifier) -> None:
     p = model.preprocessing
-    if model.num_classes < 1:
-        raise UsageError("the model has no classes; call reset_classifier and train it first")
     if p.channels != model.in_channels:
         raise UsageError(
             f"the model takes {model.in_channels} channels but its preprocessing gives "
@@ -63,9 +71,13 @@ def class_labels(model: Classifier) -> list[str]:
 @torch.inference_mode()
 def logits(model: Classifier, x: Tensor) -> Tensor:
     """x: float32 (N, C, H, W) on any device -> float32 (N, num_classes) on the model's."""
+    return model(placed(model, x)).float()
+
+
+def placed(model: Classifier, x: Tensor) -> Tensor:
+    """x: float (N, C, H, W) -> the same on the model's device, in its dtype, channels last."""
     weight = next(model.parameters())
-    x = x.to(weight.device, weight.dtype, memory_format=torch.channels_last)
-    return model(x).float()
+    return x.to(weight.device, weight.dtype, memory_format=torch.channels_last)
 
 
 @contextmanager
