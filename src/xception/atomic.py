@@ -21,13 +21,21 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) ->
                 content(file)
             else:
                 file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # else a crash after the rename could leave an empty file
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        move_atomically(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def move_atomically(temporary: Path, path: Path) -> None:
+    """Sync the whole and closed file `temporary`, and rename it to `path` in the same folder.
+
+    Raises OSError; `path` then holds what it held before.
+    """
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())  # else a crash after the rename could leave an empty file
+    os.replace(temporary, path)
+    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -234,6 +234,21 @@ def test_descriptions_that_are_wrong(
         ({"fc_units": [10**9, 10**9, 10**9]}, ""),
         ({"fc_units": [2] * 10**5}, "fc_units cannot be"),
         ({"fc_units": "12"}, "fc_units cannot be"),
+        ({"fc_units": ["12"]}, "fc_units must be positive, got ('12',)"),
+        ({"fc_units": [8], "head_layers": ["relu"]}, "cannot be given together"),
+        ({"head_layers": "relu"}, "head_layers cannot be 'relu'"),
+        ({"head_layers": ["relu"] * 17}, "head_layers cannot be"),
+        ({"head_layers": [["relu"]]}, "head_layers cannot be"),
+        ({"head_layers": [None]}, "head_layers cannot be"),
+        ({"head_layers": [8]}, "head_layers: 8 is not a layer; a layer is one of linear N"),
+        ({"head_layers": ["relu", "eval(1)"]}, "head_layers: 'eval(1)' is not a layer; a layer is"),
+        ({"head_layers": ["x" * 10**7]}, "is not a layer"),
+        ({"head_layers": ["\x1b[31m\u202e"]}, "is not a layer"),
+        ({"head_layers": ["linear 1048577"]}, "head_layers: 'linear 1048577' is not a layer"),
+        ({"head_layers": ["linear 1048576"] * 16}, "lacks tensors"),
+        ({"head_layers": ["relu"] * 16, "pooling": "sum"}, "pooling must be one of"),
+        ({"pooling": ["max"]}, "pooling cannot be"),
+        ({"pooling": 3}, "pooling must be one of"),
         ({"segments": 10**9}, "cannot be built"),
         ({"segments": [3]}, "segments cannot be"),
         ({"segments": 3}, "tensors"),
@@ -336,7 +351,10 @@ def test_changed_values_of_the_description(data: st.DataObject, sample: tuple[by
     places = [(description, key) for key in description]
     places += [(description["architecture"], key) for key in description["architecture"]]
     places += [(description["preprocessing"], key) for key in description["preprocessing"]]
-    arguments = ["num_classes", "in_channels", "segments", "fc_units", "bn_eps", "output_stride"]
+    arguments = [
+        "num_classes", "in_channels", "segments", "pooling", "fc_units", "head_layers", "bn_eps",
+        "output_stride",
+    ]  # fmt: skip
     places += [(description["architecture"]["args"], key) for key in arguments]
     place, key = data.draw(st.sampled_from(places))
     place[key] = data.draw(_json)

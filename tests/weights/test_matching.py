@@ -120,6 +120,8 @@ def test_another_network_is_refused(model: Classifier) -> None:
         {"output_stride": 4},
         {"residual": False},
         {"fc_units": (8,)},
+        {"head_layers": ("relu",)},
+        {"pooling": "max"},
         {"in_channels": 1},
     ],
 )
@@ -131,6 +133,52 @@ def test_other_arguments_are_refused_by_name(arguments: dict[str, Any], model: C
     line = str(caught.value)
     assert "\n" not in line and all(f"{name}=" in line for name in arguments)
     assert same(body(target), before)
+
+
+@pytest.mark.parametrize(
+    "classes, last_layer",
+    [
+        (CLASSES, "kept"),
+        (["shirt", "bag", "coat"], "reordered"),
+        (["bag", "hat"], "fresh"),
+        (None, "fresh"),
+    ],
+)
+def test_layers_of_the_head_come_along(
+    classes: list[str] | None, last_layer: str, tiny: Make
+) -> None:
+    layers = ("batchnorm 0.001 0.01", "linear 8", "gelu", "dropout 0.5")
+    source = tiny(pooling="max", head_layers=layers)
+    source.class_names = CLASSES
+    arguments = {**source.architecture["args"], "num_classes": len(classes or "12345")}
+    target = fresh(**arguments)
+    report = transfer(target, source, classes=classes)
+    assert report.last_layer == last_layer
+    assert same(body(target), body(source)) and any("fc_layers.1.weight" in k for k in body(target))
+    if last_layer == "reordered":
+        x = torch.randn(2, 3, 32, 32)
+        torch.testing.assert_close(target.eval()(x), source(x)[:, [2, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    "classes, last_layer",
+    [(["shirt", "bag", "coat"], "reordered"), (["bag", "hat"], "fresh"), (None, "kept")],
+)
+def test_a_last_layer_that_is_a_convolution(
+    classes: list[str] | None, last_layer: str, tiny: Make
+) -> None:
+    source = fresh("mini_xception").eval()
+    source.class_names = CLASSES
+    target = fresh("mini_xception", num_classes=len(classes or CLASSES))
+    torch.nn.init.zeros_(target.head.fc.weight)
+    assert transfer(target, source, classes=classes).last_layer == last_layer
+    assert same(body(target), body(source))
+    x = torch.randn(2, 1, 64, 64)
+    if last_layer == "fresh":
+        assert not target.head.fc.weight.any()
+    else:
+        order = [2, 0, 1] if last_layer == "reordered" else [0, 1, 2]
+        torch.testing.assert_close(target.eval()(x), source(x)[:, order])
 
 
 def test_a_description_without_defaults_is_resolved_first(model: Classifier) -> None:

@@ -19,6 +19,7 @@ from xception.models import Classifier, Preprocessing, create_model, resolved_ar
 from xception.weights import load, read_info, save
 
 Make = Callable[..., Classifier]
+HEAD_LAYERS = ("linear 8", "batchnorm 0.001 0.01", "gelu", "leaky_relu 0.3", "linear 4 nobias")
 
 
 def test_loaded_model_gives_the_same_numbers_and_knows_the_same(
@@ -44,6 +45,7 @@ def test_loaded_model_gives_the_same_numbers_and_knows_the_same(
         {"segments": 4, "intermediate_activation": "elu", "padding": "torch"},
         {"residual": False, "fc_units": (8, 4), "dropout": 0.25, "bn_eps": 1e-5, "bn_momentum": 1},
         {"output_stride": 8},
+        {"pooling": "max", "head_layers": HEAD_LAYERS, "dropout": 0.25},
     ],
 )
 def test_every_architecture_argument_survives(
@@ -91,6 +93,30 @@ def test_files_that_hold_only_the_arguments_given_still_load(
     assert loaded.architecture == resolved
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(loaded(x), model(x))
+
+
+def test_files_from_before_the_head_had_layers_still_load(tmp_path: Path, tiny: Make) -> None:
+    """They hold every argument of their time, and so neither `pooling` nor `head_layers`."""
+    model = tiny(fc_units=(8,))
+    resolved = model.architecture
+    args = {k: v for k, v in resolved["args"].items() if k not in ("pooling", "head_layers")}
+    model.architecture = {"name": "xception_tiny", "args": args}
+    save(model, tmp_path / "m.safetensors")
+    loaded = load(tmp_path / "m.safetensors")
+    assert loaded.architecture == resolved
+    assert (resolved["args"]["pooling"], resolved["args"]["head_layers"]) == ("avg", [])
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded(x), model(x))
+
+
+def test_a_network_for_grey_pictures(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("mini_xception", num_classes=7).eval()
+    save(model, tmp_path / "m.safetensors")
+    loaded = load(tmp_path / "m.safetensors")
+    x = torch.randn(2, 1, 64, 64)
+    assert torch.equal(loaded(x), model(x))
+    assert loaded.preprocessing == model.preprocessing and loaded.preprocessing.channels == 1
 
 
 def test_the_file_is_plain_safetensors_for_other_programs(model_path: Path) -> None:
