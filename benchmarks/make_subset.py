@@ -24,8 +24,8 @@ def chosen(folder: Path, count: int, seed: int) -> list[tuple[Path, str]]:
         pictures = sorted(class_folder.iterdir())
         if len(pictures) < count // len(classes):
             raise SystemExit(f"{class_folder} has only {len(pictures)} pictures")
-        for picture in generator.sample(pictures, count // len(classes)):
-            pairs.append((picture.absolute(), class_folder.name))
+        picked = generator.sample(pictures, count // len(classes))
+        pairs += [(picture.absolute(), class_folder.name) for picture in picked]
     return pairs
 
 

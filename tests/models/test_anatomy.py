@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from xception.models import create_model, list_models
+from xception.models import create_model, list_models, model_entry
 from xception.models.anatomy import TIMES, Anatomy, Block, Step, anatomy
 
 
@@ -72,6 +72,18 @@ def test_output_stride_shows_as_dilation() -> None:
     assert exit_.skip is not None and plain(exit_.skip[0]) == "Conv 1024, 1x1"
 
 
+def test_a_convolution_to_the_classes() -> None:
+    content = of("mini_xception", num_classes=7)
+    assert [flow.title for flow in content.flows] == ["Entry flow", "Exit flow"]
+    block, head = content.flows[1].blocks
+    assert texts(block) == [
+        "SeparableConv 128, 3x3", "ReLU", "SeparableConv 128, 3x3", "MaxPool 3x3, stride 2",
+    ]  # fmt: skip
+    assert texts(head) == ["Conv 7, 3x3", "Global average pool"] and head.output_shape == (7,)
+    assert content.note.endswith("follows every convolution but the last")
+    assert of("mini_xception", features_only=True).note.endswith("follows every convolution")
+
+
 def test_pre_activation_stands_before_the_residual_connection() -> None:
     content = of("xception41p")
     block = content.flows[0].blocks[1]
@@ -93,7 +105,7 @@ def test_activation_inside_the_last_block_of_the_aligned() -> None:
 def test_shapes_of_one_block_are_those_of_the_next(name: str) -> None:
     content = of(name, (96, 128))
     blocks = [block for flow in content.flows for block in flow.blocks]
-    assert blocks[0].input_shape == (3, 96, 128)
+    assert blocks[0].input_shape == (model_entry(name).preprocessing.channels, 96, 128)
     for before, after in pairwise(blocks):
         assert before.output_shape == after.input_shape
     assert blocks[-1].output_shape == (1000,)

@@ -24,6 +24,8 @@ pytest.importorskip("matplotlib")
         ("xception41p", {"output_stride": 16}),
         ("xception_tiny", {"segments": 4, "fc_units": (4096, 4096), "dropout": 0.5}),
         ("xception_small", {"residual": False, "features_only": True}),
+        ("xception_tiny", {"head_layers": ["linear 1048576", "batchnorm 0.001 0.1", "gelu"] * 5}),
+        ("mini_xception", {"dropout": 0.5}),
     ],
 )
 def test_every_text_lies_inside_its_column(

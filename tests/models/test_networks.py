@@ -18,6 +18,7 @@ PARAMETERS = {  # at 1000 classes; those of the small two at 10
     "xception71": 42_338_736,
     "xception41p": 26_907_752,
     "xception65p": 39_819_560,
+    "mini_xception": 1_201_880,
 }
 # Even and odd sides, so that the pools and strides meet both; as small as may be.
 SIZES = {"xception": (74, 71)} | dict.fromkeys(
@@ -99,7 +100,7 @@ def test_compiled_training_step_has_the_same_gradients() -> None:
         torch.testing.assert_close(parameter.grad, expected[name], msg=name)
 
 
-@pytest.mark.parametrize("name", ["xception", "xception41"])
+@pytest.mark.parametrize("name", ["xception", "xception41", "mini_xception"])
 def test_feature_extractors_export_and_compile(name: str) -> None:
     torch.compiler.reset()
     _, x = make(name)
@@ -114,7 +115,7 @@ def test_feature_extractors_export_and_compile(name: str) -> None:
 
 
 @pytest.mark.parametrize("padding", ["keras", "torch"])
-@pytest.mark.parametrize("name", ["xception", "xception41p", "xception_tiny"])
+@pytest.mark.parametrize("name", ["xception", "xception41p", "xception_tiny", "mini_xception"])
 def test_exports_with_height_and_width_of_any_size(name: str, padding: str) -> None:
     """Odd or even, at any depth of the network."""
     model, x = make(name, padding=padding)
@@ -123,7 +124,7 @@ def test_exports_with_height_and_width_of_any_size(name: str, padding: str) -> N
     assert "inf" not in str(program.graph)
     with torch.no_grad():
         for taller, wider in ((16, 0), (1, 0), (0, 1), (2, 3)):
-            other = torch.randn(2, 3, x.shape[2] + taller, x.shape[3] + wider)
+            other = torch.randn(2, x.shape[1], x.shape[2] + taller, x.shape[3] + wider)
             torch.testing.assert_close(program.module()(other), model(other))
 
 
@@ -156,7 +157,7 @@ def test_half_precision(name: str, dtype: torch.dtype) -> None:
 def test_meta_device(name: str) -> None:
     with torch.device("meta"):
         model = create_model(name, num_classes=5)
-        out = model(torch.empty(2, 3, *model.preprocessing.size))
+        out = model(torch.empty(2, model.in_channels, *model.preprocessing.size))
     assert out.shape == (2, 5) and out.is_meta
     assert all(t.is_meta for t in model.state_dict().values())
 
@@ -170,7 +171,9 @@ def test_other_input_channels(name: str, channels: int) -> None:
         assert model(torch.empty(2, channels, *size)).shape == (2, 5)
         with pytest.raises(ValueError, match=rf"x must be \(N, {channels}, H, W\)"):
             model(torch.empty(2, 3, *size))
-    assert model.preprocessing.channels == (1 if channels == 1 else 3)
+    preprocessing = model.preprocessing
+    assert preprocessing.channels == (1 if channels == 1 else 3)
+    assert set(preprocessing.mean + preprocessing.std) == {0.5}
 
 
 @pytest.mark.parametrize("name", ALL)

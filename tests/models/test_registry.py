@@ -27,7 +27,7 @@ from xception.models.layout import TINY
 def test_names() -> None:
     assert list_models() == [
         "xception", "xception41", "xception65", "xception71", "xception41p", "xception65p",
-        "xception_tiny", "xception_tiny_r4", "xception_small",
+        "xception_tiny", "xception_tiny_r4", "xception_small", "mini_xception",
     ]  # fmt: skip
 
 
@@ -65,8 +65,9 @@ def test_architecture_is_a_json_copy_of_every_argument() -> None:
     units.append(99)
     expected = {
         "num_classes": 3, "in_channels": 3, "segments": 4, "intermediate_activation": "none",
-        "residual": True, "fc_units": [16, 8], "dropout": 0.0, "output_stride": None,
-        "padding": "keras", "bn_eps": 1e-3, "bn_momentum": 0.1,
+        "residual": True, "pooling": "avg", "fc_units": [16, 8], "head_layers": [],
+        "dropout": 0.0, "output_stride": None, "padding": "keras", "bn_eps": 1e-3,
+        "bn_momentum": 0.1,
     }  # fmt: skip
     assert model.architecture == {"name": "xception_tiny", "args": expected}
     assert json.loads(json.dumps(model.architecture)) == model.architecture
@@ -135,6 +136,19 @@ def test_grey_input_has_grey_preprocessing() -> None:
         grey = create_model("xception_tiny", in_channels=1).preprocessing
         assert (grey.channels, grey.mean, grey.std) == (1, (0.5,), (0.5,))
         assert create_model("xception_tiny", in_channels=4).preprocessing.channels == 3
+
+
+def test_grey_is_what_a_network_for_grey_pictures_takes_by_default() -> None:
+    with torch.device("meta"):
+        grey = create_model("mini_xception")
+        rgb = create_model("mini_xception", in_channels=3)
+    assert grey.in_channels == grey.architecture["args"]["in_channels"] == 1
+    assert grey.preprocessing == model_entry("mini_xception").preprocessing
+    assert grey.preprocessing.channels == 1
+    assert rgb.in_channels == rgb.preprocessing.channels == 3
+    assert rgb.preprocessing == replace(
+        grey.preprocessing, channels=3, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+    )
 
 
 def test_every_argument_name_can_be_given() -> None:

@@ -36,7 +36,7 @@ def test_rows_add_up(name: str) -> None:
     rows = summarize(model, (80, 96))
     assert totals(rows).parameters == sum(p.numel() for p in model.parameters())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, 3, 80, 96, device="meta"))
+        model(torch.empty(1, model.in_channels, 80, 96, device="meta"))
     assert totals(rows).macs == counter.get_total_flops() // 2
     assert len({r.name for r in rows}) == len(rows)
 

@@ -24,12 +24,23 @@ def test_presets_are_valid_and_name_registered_models(name: str) -> None:
 
 def test_model_arguments_exist_in_the_default_network() -> None:
     recipe = Recipe(
-        segments=2, intermediate_activation="elu", residual=False, fc_units=(4,), dropout=0.1,
-        output_stride=8, padding="torch", bn_eps=1e-5, bn_momentum=0.1,
+        segments=2, intermediate_activation="elu", residual=False, pooling="max", fc_units=(4,),
+        head_layers=("relu",), dropout=0.1, output_stride=8, padding="torch", bn_eps=1e-5,
+        bn_momentum=0.1,
     )  # fmt: skip
     known = model_entry("xception").argument_names()
     assert set(recipe.model_arguments()) <= set(known)
-    assert len(recipe.model_arguments()) == 9
+    assert len(recipe.model_arguments()) == 11
+
+
+def test_layers_of_the_head_survive_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("pooling: max\nhead_layers: [linear 64 nobias, batchnorm 1e-3 0.1, relu]\n")
+    recipe = Recipe.load(path)
+    assert recipe.head_layers == ("linear 64 nobias", "batchnorm 1e-3 0.1", "relu")
+    path.write_text(recipe.to_yaml(), encoding="utf-8")
+    assert Recipe.load(path) == recipe
+    assert recipe.model_arguments() == {"pooling": "max", "head_layers": recipe.head_layers}
 
 
 def test_unknown_field_names_the_nearest(tmp_path: Path) -> None:
@@ -57,6 +68,9 @@ def test_preset_in_a_file_is_the_base(tmp_path: Path) -> None:
         ("lr: fast", "lr must be a number"),
         ("flip: 3", "flip must be true or false"),
         ("optimizer: adam", "optimizer must be one of sgd, adamw"),
+        ("pooling: min", "pooling must be one of avg, max or null"),
+        ("head_layers: relu", "head_layers must be a list of text or null"),
+        ("head_layers: [1]", "head_layers must be a list of text or null"),
         ("segments: none", "segments must be an integer or one of channels or null"),
         ("crop_scale: [0.5]", "crop_scale must be a list of a number"),
         ("warmup: 1", "warmup must be at least 0 and below 1"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from xception.errors import DataError, TrainingError, UsageError
+from xception.errors import DataError, RecipeError, TrainingError, UsageError
 from xception.training import Recipe, TrainResult, train
 from xception.training.setup import adapted, open_inputs, preprocessing_for, with_whole_paths
 from xception.weights import load
@@ -145,3 +145,37 @@ def test_a_run_that_wrote_no_checkpoint_frees_its_name(recipe: Recipe) -> None:
         train(recipe.replaced(lr=1e30, warmup=0.0))
     assert not (Path(recipe.out) / "run").exists()
     assert train(recipe).evaluation is not None
+
+
+def test_layers_of_the_head_stay_in_fine_tuning(recipe: Recipe, tmp_path: Path) -> None:
+    """They come along and are trained with the last layer, while nothing below the head moves."""
+    layers = ("batchnorm 0.001 0.5", "linear 8", "gelu")
+    source = train(recipe.replaced(name="first", epochs=1, pooling="max", head_layers=layers))
+    data = tmp_path / "fewer"
+    shutil.copytree(recipe.data, data)
+    for split in ("train", "test"):
+        shutil.rmtree(data / split / "red")
+    model = load(train(tuned(recipe, source, data=str(data))).model_path)
+    assert model.architecture["args"]["head_layers"] == list(layers)
+    assert model.class_names == ["blue", "green"] and model.num_classes == 2
+    before = load_file(source.model_path)
+    for name, value in model.state_dict().items():
+        if not name.startswith("head."):
+            assert torch.equal(value, before[name]), name
+        elif name.startswith("head.fc_layers."):
+            assert value.shape == before[name].shape and not torch.equal(value, before[name]), name
+
+
+def test_a_layer_of_the_head_that_there_is_not(recipe: Recipe) -> None:
+    with pytest.raises(RecipeError, match="recipe: head_layers: 'rely' is not a layer; a layer is"):
+        train(recipe.replaced(head_layers=("rely",)))
+    with pytest.raises(RecipeError, match="fc_units and head_layers cannot be given together"):
+        train(recipe.replaced(head_layers=("relu",), fc_units=(8,)))
+    with pytest.raises(RecipeError, match="mini_xception has no argument 'pooling'"):
+        train(recipe.replaced(model="mini_xception", pooling="max"))
+
+
+def test_a_network_for_grey_pictures_is_trained_on_grey_ones(recipe: Recipe) -> None:
+    model = load(train(recipe.replaced(model="mini_xception", epochs=1)).model_path)
+    assert model.in_channels == model.preprocessing.channels == 1
+    assert model.preprocessing.size == (16, 16) and model.preprocessing.resize == "squash"

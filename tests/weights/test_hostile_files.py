@@ -237,7 +237,7 @@ def test_descriptions_that_are_wrong(
         ({"fc_units": ["12"]}, "fc_units must be positive, got ('12',)"),
         ({"fc_units": [8], "head_layers": ["relu"]}, "cannot be given together"),
         ({"head_layers": "relu"}, "head_layers cannot be 'relu'"),
-        ({"head_layers": ["relu"] * 17}, "head_layers cannot be"),
+        ({"head_layers": ["relu"] * 33}, "head_layers cannot be"),
         ({"head_layers": [["relu"]]}, "head_layers cannot be"),
         ({"head_layers": [None]}, "head_layers cannot be"),
         ({"head_layers": [8]}, "head_layers: 8 is not a layer; a layer is one of linear N"),

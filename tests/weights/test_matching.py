@@ -119,9 +119,6 @@ def test_another_network_is_refused(model: Classifier) -> None:
         {"bn_eps": 1e-5, "bn_momentum": 0.2},
         {"output_stride": 4},
         {"residual": False},
-        {"fc_units": (8,)},
-        {"head_layers": ("relu",)},
-        {"pooling": "max"},
         {"in_channels": 1},
     ],
 )
@@ -133,6 +130,26 @@ def test_other_arguments_are_refused_by_name(arguments: dict[str, Any], model: C
     line = str(caught.value)
     assert "\n" not in line and all(f"{name}=" in line for name in arguments)
     assert same(body(target), before)
+
+
+@pytest.mark.parametrize(
+    "arguments, reason",
+    [
+        ({"fc_units": (8,)}, "the head has other fc_units"),
+        ({"head_layers": ("linear 8", "relu")}, "the head has other head_layers"),
+        ({"pooling": "max", "fc_units": (8,)}, "the head has other pooling and fc_units"),
+    ],
+)
+def test_another_head_starts_fresh_on_the_same_network(
+    arguments: dict[str, Any], reason: str, model: Classifier
+) -> None:
+    target = fresh(**arguments)
+    head = {k: v.clone() for k, v in target.head.state_dict().items()}
+    report = transfer(target, model, classes=CLASSES)
+    assert report == TransferReport(last_layer="fresh", reason=reason)
+    assert same(dict(target.head.state_dict()), head)
+    taken = {k: v for k, v in target.state_dict().items() if not k.startswith("head.")}
+    assert same(taken, {k: v for k, v in model.state_dict().items() if not k.startswith("head.")})
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -55,30 +56,32 @@ def run(argv: Sequence[str]) -> int:
     from xception.cli.evaluation import show_evaluation
     from xception.cli.screen import progress_bar, say
     from xception.data import open_data
+    from xception.data.wording import path_text
     from xception.inference import evaluate
+    from xception.inference.network import as_classifier
     from xception.ops import tune_allocator
     from xception.training import split_of_run
-    from xception.weights import read_info
 
     tune_allocator()
     seed, val_fraction = split_of_run(arguments.model, arguments.data) or (0, 0.0)
+    model = as_classifier(arguments.model, arguments.device)
     source = open_data(
         arguments.data,
         seed=seed if arguments.seed is None else arguments.seed,
         val_fraction=val_fraction if arguments.val_fraction is None else arguments.val_fraction,
-        classes=read_info(arguments.model).class_names,
+        classes=model.class_names,
         strict=False,
     )
     with progress_bar("evaluating") as progress:
         evaluation = evaluate(
-            arguments.model,
+            model,
             source,
             split=arguments.split,
             batch_size=arguments.batch_size,
             workers=arguments.workers,
-            device=arguments.device,
             progress=progress,
         )
+    evaluation = dataclasses.replace(evaluation, model=path_text(arguments.model))
     text = json.dumps(evaluation.to_dict(), ensure_ascii=False)
     if arguments.json:
         print(text)

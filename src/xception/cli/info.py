@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from xception.cli.arguments import Model, Switch, parse, unset
 from xception.cli.output import writable_file
+from xception.cli.screen import say
 from xception.errors import UsageError
 
 if TYPE_CHECKING:
     from xception.models import Classifier
+    from xception.weights import ModelDescription
 
 DESCRIPTION = """Show a network or model file, layer by layer.
 
@@ -45,15 +47,15 @@ def run(argv: Sequence[str]) -> int:
     from xception.cli.layers import layers_as_json, show_description, show_layers
     from xception.models import list_models
     from xception.models.summary import summarize
-    from xception.weights import read_info
 
     by_name = arguments.model in list_models()
+    description: ModelDescription | None = None
     if by_name:
         model = _fresh(arguments.model, arguments.num_classes)
     elif arguments.num_classes is not None:
         raise UsageError("--num-classes goes with the name of a network; a file has its own")
     else:
-        model = _from_file(arguments.model)
+        model, description = _from_file(arguments.model)
     try:
         rows = summarize(model, arguments.size)
     except ValueError as error:
@@ -61,11 +63,10 @@ def run(argv: Sequence[str]) -> int:
     if arguments.json:
         print(layers_as_json(model, rows))
     else:
-        if not by_name:
-            show_description(arguments.model, read_info(arguments.model))
+        if description is not None:
+            show_description(arguments.model, description)
         show_layers(model, rows, arguments.size)
     if diagram is not None:
-        from xception.cli.screen import say
         from xception.models.diagram import draw_diagram
 
         try:
@@ -89,14 +90,17 @@ def _fresh(name: str, num_classes: int | None) -> Classifier:
     return cast("Classifier", model)
 
 
-def _from_file(name: str) -> Classifier:
+def _from_file(name: str) -> tuple[Classifier, ModelDescription]:
     import difflib
 
     from xception.models import list_models
-    from xception.weights import load
+    from xception.weights import ModelDescription, open_model
 
     if not Path(name).expanduser().exists():
         near = difflib.get_close_matches(name, list_models(), n=1)
         hint = f"did you mean {near[0]}?" if near else "`xception models` lists the networks"
         raise UsageError(f"{name} is no network and there is no such file; {hint}")
-    return load(name)
+    imported = open_model(name)
+    for choice in imported.report.choices:
+        say(f"chosen: {choice}")
+    return imported.model, ModelDescription.of(imported.model, imported.provenance)

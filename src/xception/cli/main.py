@@ -27,8 +27,10 @@ COMMANDS = {  # name: (module whose `run(argv)` gives the exit code, what it doe
     "train": ("xception.cli.train", "train a classifier on pictures, or go on with a run"),
     "evaluate": ("xception.cli.evaluate", "measure a model on labelled pictures"),
     "predict": ("xception.cli.predict", "name what is on pictures"),
+    "embed": ("xception.cli.embed", "write the features of pictures, for other programs"),
     "check": ("xception.cli.check", "look through a data set before training on it"),
     "models": ("xception.cli.models", "list the networks"),
+    "convert": ("xception.cli.convert", "turn weights of one library into another's"),
     "info": ("xception.cli.info", "show a network or model file, layer by layer"),
 }
 

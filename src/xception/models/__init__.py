@@ -4,6 +4,7 @@ import xception.models.networks  # noqa: F401  # fills the registry
 from xception.models.aligned import AlignedXception
 from xception.models.classifier import Classifier, FeatureExtractor
 from xception.models.diagram import draw_diagram
+from xception.models.mini_xception import MiniXception
 from xception.models.preprocessing import Preprocessing
 from xception.models.registry import (
     ModelEntry,
@@ -21,6 +22,7 @@ __all__ = [
     "Classifier",
     "FeatureExtractor",
     "LayerRow",
+    "MiniXception",
     "ModelEntry",
     "Preprocessing",
     "Xception",

@@ -22,6 +22,11 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 CONVOLUTION, SEPARABLE, ACTIVATION = "convolution", "separable convolution", "activation"
 POOLING, CLASSIFIER, NORMALIZATION = "pooling", "classifier", "normalization"
 
+_ACTIVATIONS = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid,
+    nn.Softplus, nn.Softsign,
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -30,6 +35,9 @@ class Step:
     text: str
     kind: str
     detail: str = ""  # a second, smaller line
+
+
+_BN = Step("BN", NORMALIZATION)  # of feature maps
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +85,7 @@ def anatomy(model: nn.Module, size: int | tuple[int, int] | None = None) -> Anat
     blocks = {
         name: block for name, block in _blocks(body, twin, meta_picture(network, size)) if block
     }
-    normalization_first = any(
-        (*block.lead, *block.steps)[0].kind == NORMALIZATION for block in blocks.values()
-    )
+    normalization_first = any((*block.lead, *block.steps)[0] == _BN for block in blocks.values())
     tidy = _merge_normalization if normalization_first else _drop_normalization
     columns: dict[str, list[Block]] = {"Entry flow": [], "Middle flow": [], "Exit flow": []}
     for name, block in blocks.items():
@@ -175,11 +181,14 @@ def _step(module: nn.Module) -> Step | None:
         return Step(_convolution_text("Conv", module.out_channels, module), CONVOLUTION)
     if isinstance(module, MaxPool2d):
         return Step(f"MaxPool 3{TIMES}3" + _strides(module.stride, module.dilation), POOLING)
-    if isinstance(module, nn.AdaptiveAvgPool2d):
-        return Step("Global average pool", POOLING)
+    if isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
+        kind = "average" if isinstance(module, nn.AdaptiveAvgPool2d) else "max"
+        return Step(f"Global {kind} pool", POOLING)
     if isinstance(module, nn.BatchNorm2d):
-        return Step("BN", NORMALIZATION)
-    if isinstance(module, nn.ReLU | nn.ELU):
+        return _BN
+    if isinstance(module, nn.BatchNorm1d):  # of the head, where it follows no convolution
+        return Step("Batch normalization", NORMALIZATION)
+    if isinstance(module, _ACTIVATIONS):
         return Step(type(module).__name__, ACTIVATION)
     if isinstance(module, nn.Dropout) and module.p > 0:
         return Step(f"Dropout {module.p:g}", ACTIVATION)
@@ -211,14 +220,14 @@ def _only_activates(block: Block) -> bool:
 
 
 def _drop_normalization(steps: tuple[Step, ...]) -> tuple[Step, ...]:
-    return tuple(step for step in steps if step.kind != NORMALIZATION)
+    return tuple(step for step in steps if step != _BN)
 
 
 def _merge_normalization(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     """ "BN" and "ReLU" become one step, as they stand together before a convolution."""
     merged: list[Step] = []
     for step in steps:
-        if merged and merged[-1].kind == NORMALIZATION and step.kind == ACTIVATION:
+        if merged and merged[-1] == _BN and step.kind == ACTIVATION:
             merged[-1] = Step(f"{merged[-1].text}, {step.text}", ACTIVATION)
         else:
             merged.append(step)
@@ -238,4 +247,7 @@ def _note(body: Classifier, normalization_first: bool) -> str:
             "Batch normalization (not shown) follows every convolution, "
             "and the depthwise step of every separable one"
         )
-    return "Batch normalization (not shown) follows every convolution"
+    but_the_last = isinstance(getattr(body.head, "fc", None), nn.Conv2d)
+    return "Batch normalization (not shown) follows every convolution" + (
+        " but the last" if but_the_last else ""
+    )

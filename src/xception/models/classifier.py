@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from xception.models.checkpointing import checkpoint_block
-from xception.models.head import ClassifierHead
+from xception.models.head import Head
 from xception.models.preprocessing import Preprocessing
 
 
@@ -39,7 +39,7 @@ class Classifier(nn.Module):
         `TappedStage`). Their number does not depend on output_stride, as in timm.
     """
 
-    head: ClassifierHead
+    head: Head
     feature_info: list[dict[str, Any]]
     preprocessing: Preprocessing
 
@@ -78,7 +78,10 @@ class Classifier(nn.Module):
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Feature map -> (N, num_classes) logits, or what enters the last layer (pre_logits)."""
+        """Feature map -> (N, num_classes) logits.
+
+        pre_logits: (N, features) instead, which come out when there are no classes
+        """
         return self.head(x, pre_logits=pre_logits)
 
     def forward_intermediates(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
@@ -113,7 +116,7 @@ class Classifier(nn.Module):
         self.head = nn.Identity()  # type: ignore[assignment]
 
     def get_classifier(self) -> nn.Module:
-        """The last layer (`torch.nn.Linear`, or `Identity` when there are no classes)."""
+        """The last layer with weights: `Linear` or `Conv2d`; `Identity` if there are no classes."""
         return self.head.fc
 
     def reset_classifier(self, num_classes: int) -> None:

@@ -24,6 +24,7 @@ class Layout:
     middle: tuple[BlockLayout, ...]
     exit: tuple[BlockLayout, ...]
     tail: tuple[int, ...]  # channels of the separable convolutions after the exit module
+    tail_activation: bool = True  # ReLU after the exit module, where `tail` is empty
     minimum_size: int  # pixels; the least height and width the network accepts
 
 
@@ -76,5 +77,20 @@ SMALL = Layout(  # 1.5 M parameters at 10 classes, for pictures of 28 to 64 pixe
     middle=(BlockLayout(channels=(256, 256, 256)),) * 4,
     exit=(BlockLayout(channels=(256, 384), pool=True),),
     tail=(512,),
+    minimum_size=16,
+)
+
+MINI = Layout(  # the mini-Xception of Arriaga et al. 2017, for faces of 64 pixels
+    stem=((8, 1), (8, 1)),
+    stem_padded=False,
+    entry=(
+        BlockLayout(channels=(16, 16), pool=True, leading_activation=False),
+        BlockLayout(channels=(32, 32), pool=True, leading_activation=False),
+        BlockLayout(channels=(64, 64), pool=True, leading_activation=False),
+    ),
+    middle=(),
+    exit=(BlockLayout(channels=(128, 128), pool=True, leading_activation=False),),
+    tail=(),
+    tail_activation=False,
     minimum_size=16,
 )

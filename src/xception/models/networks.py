@@ -14,6 +14,7 @@ from xception.models.aligned_layout import (
     AlignedLayout,
 )
 from xception.models.layout import PAPER, SMALL, TINY, TINY_R4
+from xception.models.mini_xception import MiniXception
 from xception.models.preprocessing import Preprocessing
 from xception.models.registry import ModelEntry, register
 from xception.models.xception import Xception
@@ -99,5 +100,15 @@ register(
         summary="for pictures of 28 to 64 pixels",
         build=partial(Xception, SMALL, bn_momentum=0.1),
         preprocessing=_PICTURES_32,
+    )
+)
+register(
+    ModelEntry(
+        name="mini_xception",
+        summary="for grey faces (Arriaga et al. 2017)",
+        build=MiniXception,
+        preprocessing=Preprocessing(  # fer's, which scales the rectangle of a face to a square
+            size=(64, 64), resize="squash", mean=(0.5,), std=(0.5,), channels=1
+        ),
     )
 )

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import numbers
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -22,7 +22,7 @@ class ModelEntry:
     name: str
     summary: str  # for `xception models`, which counts parameters itself; 38 characters fit
     build: Callable[..., Classifier]  # takes the architecture's arguments by keyword
-    preprocessing: Preprocessing  # for 3 channels
+    preprocessing: Preprocessing  # for the channels that are the network's default
 
     def argument_names(self) -> list[str]:
         """Names of the arguments that `create_model` passes on to this network."""
@@ -62,7 +62,7 @@ def create_model(
     name: str,
     *,
     num_classes: int = 1000,
-    in_channels: int = 3,
+    in_channels: int | None = None,
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,
     **arguments: Any,
@@ -71,16 +71,18 @@ def create_model(
 
     name: one of `list_models()`
     num_classes: logits that come out; 0 gives pooled features
-    in_channels: channels of the input
+    in_channels: channels of the input, by default the network's own (1 of mini_xception, else 3)
     features_only: return a `FeatureExtractor` (list of feature maps, finest first) instead;
         `out_indices` picks among its resolutions
-    arguments: the architecture's own: segments, intermediate_activation, residual, fc_units,
-        dropout, output_stride, padding, bn_eps, bn_momentum (see `Xception`; the aligned networks
-        take fewer)
+    arguments: the architecture's own: segments, intermediate_activation, residual, pooling,
+        fc_units, head_layers, dropout, output_stride, padding, bn_eps, bn_momentum (see `Xception`;
+        the aligned networks and mini_xception take fewer)
 
     Raises ValueError naming an unknown model or argument and the nearest known one.
     """
     entry = model_entry(name)
+    if in_channels is None:
+        in_channels = entry.defaults().get("in_channels", 3)
     given = {"num_classes": num_classes, "in_channels": in_channels, **arguments}
     resolved = resolved_arguments(name, **given)
     model = entry.build(**given)
@@ -118,9 +120,12 @@ def _plain(value: Any) -> Any:
 
 
 def _preprocessing_for(preprocessing: Preprocessing, in_channels: int) -> Preprocessing:
-    """The entry's preprocessing for grey input; other channel counts keep the RGB record."""
-    if in_channels != 1:
+    """The entry's, for grey pictures when there is one channel and for RGB when there are others.
+
+    Where that changes the number of channels, each gets mean and std of the first.
+    """
+    channels = 1 if in_channels == 1 else 3
+    if channels == preprocessing.channels:
         return preprocessing
-    values = preprocessing.to_dict()
-    values.update(channels=1, mean=[preprocessing.mean[0]], std=[preprocessing.std[0]])
-    return Preprocessing.from_dict(values)
+    mean, std = preprocessing.mean[:1] * channels, preprocessing.std[:1] * channels
+    return replace(preprocessing, channels=channels, mean=mean, std=std)

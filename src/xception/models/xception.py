@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from xception.models.classifier import Classifier
-from xception.models.head import ClassifierHead
+from xception.models.head import ClassifierHead, Pooling
 from xception.models.layout import BlockLayout, Layout
 from xception.models.normalization import batch_norm
 from xception.nn import (
@@ -62,40 +62,25 @@ class XceptionBlock(nn.Module):
         return y if self.skip is None else y + self.skip(x)
 
 
-class Xception(Classifier):
-    """Stem, entry, middle and exit flow, and the classifier (paper Fig. 5).
+class XceptionBody(Classifier):
+    """Stem, entry, middle and exit flow, and tail; a subclass puts the head on.
 
-    x: (N, in_channels, H, W) -> (N, num_classes) logits; H and W at least `minimum_size`.
-
-    segments: "channels" (separable) or 1..channels spatial segments in every layer (section 1.1)
-    intermediate_activation: "none", "relu" or "elu" between depthwise and pointwise (Fig. 10)
-    residual: False removes the residual connections (Fig. 9)
-    fc_units: fully connected layers before the classes (the paper's JFT variant: (4096, 4096))
-    dropout: before the logistic regression (paper: 0.5 on ImageNet)
-    output_stride: input pixels a feature pixel: 2, 4, 8, 16 or 32 for the paper's network; the
-        strides left out are made up for by dilation (DeepLab's way; there 8 or 16)
-    padding: "keras" (TensorFlow's SAME) or "torch" (symmetric, as PyTorch ports)
-    bn_eps, bn_momentum: batch normalization's; momentum in torch's sense (1 - Keras's)
-
-    Weights start as torch's layers start them (the paper does not state its initialisation).
-    Raises ValueError naming the argument.
+    The arguments are those of `Xception`. Raises ValueError naming the argument.
     """
 
     def __init__(
         self,
         layout: Layout,
         *,
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        segments: Segments = "channels",
-        intermediate_activation: IntermediateActivation = "none",
-        residual: bool = True,
-        fc_units: Sequence[int] = (),
-        dropout: float = 0.0,
-        output_stride: int | None = None,
-        padding: Padding = "keras",
-        bn_eps: float = 1e-3,
-        bn_momentum: float = 0.01,
+        num_classes: int,
+        in_channels: int,
+        segments: Segments,
+        intermediate_activation: IntermediateActivation,
+        residual: bool,
+        output_stride: int | None,
+        padding: Padding,
+        bn_eps: float,
+        bn_momentum: float,
     ) -> None:
         super().__init__(num_classes, in_channels, layout.minimum_size)
         check_padding(padding)
@@ -115,10 +100,8 @@ class Xception(Classifier):
         self.entry_flow, channels = self._make_flow("entry_flow", layout.entry, channels)
         self.middle_flow, channels = self._make_flow("middle_flow", layout.middle, channels)
         self.exit_flow, channels = self._make_flow("exit_flow", layout.exit, channels)
-        self.tail = self._make_tail(layout.tail, channels)
-        channels = layout.tail[-1] if layout.tail else channels
-        self._note_feature("tail", channels)
-        self.head = ClassifierHead(channels, num_classes, fc_units=fc_units, dropout=dropout)
+        self.tail = self._make_tail(layout, channels)
+        self._note_feature("tail", layout.tail[-1] if layout.tail else channels)
 
     def stages(self) -> Iterator[tuple[str, nn.Module]]:
         yield "stem", self.stem
@@ -178,11 +161,11 @@ class Xception(Classifier):
             skip = nn.Identity()
         return XceptionBlock(units, pool, skip)
 
-    def _make_tail(self, channels_of_units: Sequence[int], channels: int) -> nn.Sequential:
-        if not channels_of_units:
-            return nn.Sequential(nn.ReLU())
+    def _make_tail(self, layout: Layout, channels: int) -> nn.Sequential:
         tail = nn.Sequential()
-        for out_channels in channels_of_units:
+        if not layout.tail and layout.tail_activation:
+            tail.append(nn.ReLU())
+        for out_channels in layout.tail:
             tail.append(self._make_unit(nn.Identity(), channels, out_channels))
             tail.append(nn.ReLU(inplace=True))
             channels = out_channels
@@ -216,6 +199,68 @@ class Xception(Classifier):
         self._feature_level = level
         self.feature_info.append(
             {"num_chs": channels, "reduction": self._reduction, "module": module}
+        )
+
+
+class Xception(XceptionBody):
+    """Stem, entry, middle and exit flow, and the classifier (paper Fig. 5).
+
+    x: (N, in_channels, H, W) -> (N, num_classes) logits; H and W at least `minimum_size`.
+
+    segments: "channels" (separable) or 1..channels spatial segments in every layer (section 1.1)
+    intermediate_activation: "none", "relu" or "elu" between depthwise and pointwise (Fig. 10)
+    residual: False removes the residual connections (Fig. 9)
+    pooling: "avg" or "max" over the feature map
+    fc_units: fully connected layers before the classes (the paper's JFT variant: (4096, 4096))
+    head_layers: any layers between pooling and classes, instead of `fc_units`: "linear 256",
+        "batchnorm 0.001 0.01", "relu", "dropout 0.5" and others (see `make_head_layers`)
+    dropout: before the logistic regression (paper: 0.5 on ImageNet)
+    output_stride: input pixels a feature pixel: 2, 4, 8, 16 or 32 for the paper's network; the
+        strides left out are made up for by dilation (DeepLab's way; there 8 or 16)
+    padding: "keras" (TensorFlow's SAME) or "torch" (symmetric, as PyTorch ports)
+    bn_eps, bn_momentum: batch normalization's; momentum in torch's sense (1 - Keras's)
+
+    Weights start as torch's layers start them (the paper does not state its initialisation).
+    Raises ValueError naming the argument.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        segments: Segments = "channels",
+        intermediate_activation: IntermediateActivation = "none",
+        residual: bool = True,
+        pooling: Pooling = "avg",
+        fc_units: Sequence[int] = (),
+        head_layers: Sequence[str] = (),
+        dropout: float = 0.0,
+        output_stride: int | None = None,
+        padding: Padding = "keras",
+        bn_eps: float = 1e-3,
+        bn_momentum: float = 0.01,
+    ) -> None:
+        super().__init__(
+            layout,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            segments=segments,
+            intermediate_activation=intermediate_activation,
+            residual=residual,
+            output_stride=output_stride,
+            padding=padding,
+            bn_eps=bn_eps,
+            bn_momentum=bn_momentum,
+        )
+        self.head = ClassifierHead(
+            self.num_features,
+            num_classes,
+            pooling=pooling,
+            fc_units=fc_units,
+            head_layers=head_layers,
+            dropout=dropout,
         )
 
 

@@ -18,9 +18,9 @@ from xception.training.recipe import Recipe
 def make_optimizer(model: nn.Module, head: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimizer over groups of one learning rate each, with or without weight decay.
 
-    A group's `lr_scale` is its share of the schedule's learning rate: 1 for the last layer `head`,
-    `backbone_lr` for what stands before it, less by the factor `layer_decay` for each layer group
-    of `model.group_matcher()` further from it.
+    A group's `lr_scale` is its share of the schedule's learning rate: 1 for `head`, `backbone_lr`
+    for what stands before it, less by the factor `layer_decay` for each layer group of
+    `model.group_matcher()` further from it.
     """
     head_parameters = {id(p) for p in head.parameters()}
     depth = _depths(model) if recipe.layer_decay != 1.0 else {}

@@ -57,7 +57,7 @@ class TrainingState:
         self.recipe = recipe
         self.device = next(model.parameters()).device
         self.scaler = scaler
-        self.optimizer = make_optimizer(model, model.get_classifier(), recipe)
+        self.optimizer = make_optimizer(model, model.head, recipe)
         self.averaged = AveragedWeights(model, recipe.averaging) if recipe.averaging > 0 else None
         self.position = Position()
         self.data_digest = ""  # of the pictures, to notice other ones on a resume
@@ -78,8 +78,8 @@ class TrainingState:
         return self._evaluation_model
 
     def set_frozen(self, frozen: bool) -> None:
-        """Train the last layer alone: the rest keeps its weights and its running statistics."""
-        head = set(self.model.get_classifier().modules())
+        """Train the head alone: the rest keeps its weights and its running statistics."""
+        head = set(self.model.head.modules())
         self.model.train()
         for module in self.model.modules():
             if module in head:

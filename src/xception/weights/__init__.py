@@ -5,9 +5,16 @@ from xception._lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "conversion": ["Conversion", "Target", "convert"],
         "creation": ["create_model"],
         "description": ["FORMAT_VERSION", "ModelDescription", "check_class_names"],
         "matching": ["TransferReport", "transfer"],
-        "model_file": ["load", "read_info", "save"],
+        "hub": ["is_elsewhere", "resolve"],
+        "imagenet": ["imagenet_classes"],
+        "imported": ["Imported", "ImportReport"],
+        "model_file": ["save"],
+        "parity": ["Parity"],
+        "published": ["published_entry", "published_weights"],
+        "opening": ["load", "open_model", "read_info"],
     },
 )

@@ -11,7 +11,7 @@ from torch import nn
 from xception import models
 from xception.models import Classifier, FeatureExtractor, model_entry
 from xception.weights.matching import transfer
-from xception.weights.model_file import load
+from xception.weights.opening import load
 
 
 def create_model(
@@ -28,7 +28,7 @@ def create_model(
 
     name: one of `list_models()`
     num_classes: logits that come out, by default 1000 or as in the file; 0 gives pooled features
-    in_channels: channels of the input, by default 3 or as in the file
+    in_channels: channels of the input, by default the network's own or as in the file
     features_only, out_indices: a `FeatureExtractor` (feature maps, finest first) instead
     pretrained: a model file of `save`, or a run folder with one; None for fresh weights
     arguments: the architecture's own, by default the network's or as in the file

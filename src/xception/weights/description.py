@@ -10,6 +10,7 @@ from xception.models import Classifier, Preprocessing
 from xception.weights.header import parse_json, quoted
 
 FORMAT_VERSION = 1
+METADATA_KEY = "xception"  # under which other formats keep it, too
 MAX_CLASS_NAME = 1000  # characters
 
 

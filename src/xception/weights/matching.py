@@ -17,6 +17,8 @@ from xception.models import Classifier, resolved_arguments
 from xception.weights.header import quoted
 
 FREE_ARGUMENTS = ("num_classes", "dropout")  # no weight below the last layer depends on them
+HEAD_ARGUMENTS = ("pooling", "fc_units", "head_layers")  # none below the head does
+_HEAD = "head."
 _LAST_LAYER = ("head.fc.weight", "head.fc.bias")
 
 
@@ -25,7 +27,7 @@ class TransferReport:
     """What `transfer` did.
 
     last_layer: "kept" as it was, "reordered" (the same classes in another order) or "fresh" (not
-        copied: the model's own stays)
+        copied: the model's own stays; with another head, all layers after the pooling do)
     reason: why, as the end of a sentence that begins with "the last layer is kept, ..."
     """
 
@@ -48,18 +50,23 @@ def transfer(
     name: what errors call the source, such as its path
 
     Dtype and device stay the model's. Raises UsageError naming the arguments that differ when the
-    two are not the same network (`FREE_ARGUMENTS` may differ), and then nothing was copied;
-    ValueError when `classes` are not as many as the model's.
+    two are not the same network (`FREE_ARGUMENTS` and `HEAD_ARGUMENTS` may differ), and then
+    nothing was copied; ValueError when `classes` are not as many as the model's.
     """
     if classes is not None and len(classes) != model.num_classes:
         raise ValueError(f"{len(classes)} classes were named, the model has {model.num_classes}")
     _check_same_network(model, source, name)
-    report = _what_of_the_last_layer(model, source, classes)
     weights, own = source.state_dict(), model.state_dict()
+    other_head = _differing(model, source, HEAD_ARGUMENTS)
+    if other_head:
+        reason = f"the head has other {' and '.join(other_head)}"
+        report = TransferReport(last_layer="fresh", reason=reason)
+    else:
+        report = _what_of_the_last_layer(model, source, classes)
     if report.last_layer == "fresh":
-        for key in _LAST_LAYER:
-            weights.pop(key, None)
-            own.pop(key, None)
+        left = (_HEAD,) if other_head else _LAST_LAYER
+        weights = {key: value for key, value in weights.items() if not key.startswith(left)}
+        own = {key: value for key, value in own.items() if not key.startswith(left)}
     _check_shapes(own, weights, name)
     if report.last_layer == "reordered":
         order = _rows(cast(list[str], source.class_names), cast(Sequence[str], classes))
@@ -81,14 +88,24 @@ def _check_same_network(model: Classifier, source: Classifier, name: str) -> Non
             f"{name} holds weights of {quoted(other)}, which do not fit {own}; choose "
             f"{quoted(other)}, or weights of {own}"
         )
-    wanted = resolved_arguments(own, **model.architecture["args"])
-    given = resolved_arguments(own, **source.architecture["args"])
-    differing = [key for key in wanted if key not in FREE_ARGUMENTS and wanted[key] != given[key]]
+    free = (*FREE_ARGUMENTS, *HEAD_ARGUMENTS)
+    wanted, given = _arguments(model), _arguments(source)
+    differing = _differing(model, source, [name for name in wanted if name not in free])
     if differing:
         raise UsageError(
             f"{name} holds weights of {own} with {_settings(given, differing)}, which do not fit "
             f"{_settings(wanted, differing)}; set {_settings(given, differing)}"
         )
+
+
+def _arguments(model: Classifier) -> dict[str, Any]:
+    return resolved_arguments(model.architecture["name"], **model.architecture["args"])
+
+
+def _differing(model: Classifier, source: Classifier, names: Sequence[str]) -> list[str]:
+    """Those of the arguments `names` that the two, of one network, do not share."""
+    own, other = _arguments(model), _arguments(source)
+    return [name for name in names if own.get(name) != other.get(name)]
 
 
 def _settings(values: dict[str, Any], names: Sequence[str]) -> str:

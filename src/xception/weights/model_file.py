@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import os
 import platform
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,15 +19,13 @@ import torch
 from torch import Tensor
 
 from xception.atomic import write_atomically
-from xception.device import usable_device
 from xception.errors import ModelFileError
 from xception.models import Classifier
-from xception.weights.description import ModelDescription
-from xception.weights.header import Header, quoted, read_header
+from xception.weights.description import METADATA_KEY, ModelDescription
+from xception.weights.header import Header, quoted
 from xception.weights.skeleton import build_skeleton, check_tensors, entry_of
 
 FILE_NAME = "model.safetensors"  # of the model in a run folder
-METADATA_KEY = "xception"
 
 
 def save(
@@ -58,40 +54,31 @@ def save(
         text = description.to_json()
         skeleton = build_skeleton(ModelDescription.from_json(text).architecture)
         check_tensors(skeleton, {name: entry_of(tensor) for name, tensor in tensors.items()})
-        _check_finite(tensors)
+        check_finite(tensors)
     except ValueError as error:
         raise ModelFileError(f"{shown}: not written: the model {error}") from None
-    _write(Path(path).expanduser(), _serialized(tensors, text), shown)
+    write_file(Path(path).expanduser(), _serialized(tensors, text), shown)
 
 
-def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Classifier:
-    """The classifier in the model file `path`, in eval mode on `device`.
+def read_model(file: BinaryIO, header: Header) -> Classifier:
+    """The classifier of a file of `save`, on the CPU, in training mode.
 
-    path: a .safetensors file that `save` wrote, or a run folder with model.safetensors in it
-
-    Peak memory is about twice the file's size. Raises ModelFileError with one line that names the
-    file, what is wrong and what to do; UsageError when the device cannot be used.
+    Peak memory is about twice the file's size. Raises ValueError with what is wrong and what to do.
     """
-    target = usable_device(device)
-    file_path = _model_path(Path(path).expanduser())
-    with _opened(file_path) as (file, header, description):
-        model = build_skeleton(description.architecture)
-        check_tensors(model, header.tensors)
-        tensors = _read_tensors(file, header)
-        _check_finite(tensors)
-        model.load_state_dict(tensors, assign=True)
-        model.class_names = description.class_names
-        model.preprocessing = description.preprocessing
-    return model.to(target).eval()
+    description = described_in(header)
+    model = build_skeleton(description.architecture)
+    check_tensors(model, header.tensors)
+    tensors = read_tensors(file, header)
+    check_finite(tensors)
+    model.load_state_dict(tensors, assign=True)
+    model.class_names = description.class_names
+    model.preprocessing = description.preprocessing
+    return model
 
 
-def read_info(path: str | os.PathLike[str]) -> ModelDescription:
-    """The description in a model file (or of a run folder's model), without its weights.
-
-    Raises ModelFileError as `load` does, for what the header can tell.
-    """
-    with _opened(_model_path(Path(path).expanduser())) as (_, _, description):
-        return description
+def described_in(header: Header) -> ModelDescription:
+    """What a file of `save` says of its model; raises ValueError when that is damaged."""
+    return ModelDescription.from_json(header.metadata[METADATA_KEY])
 
 
 def _with_versions(provenance: dict[str, Any]) -> dict[str, Any]:
@@ -117,7 +104,11 @@ def _serialized(tensors: dict[str, Tensor], description: str) -> bytes:
     return serialize(contiguous, metadata={METADATA_KEY: description})
 
 
-def _write(path: Path, content: bytes, shown: str) -> None:
+def write_file(path: Path, content: bytes | Callable[[BinaryIO], None], shown: str) -> None:
+    """Write a file of weights whole or not at all, through a link to where it points.
+
+    Raises ModelFileError, which calls the file `shown`.
+    """
     try:
         path = Path(os.path.realpath(path))  # a link stays a link
         if path.is_dir():
@@ -133,50 +124,8 @@ def _write(path: Path, content: bytes, shown: str) -> None:
         ) from None
 
 
-def _model_path(path: Path) -> Path:
-    try:
-        if not path.is_dir():
-            return path
-    except (OSError, ValueError):  # the opening of it will say what is wrong
-        return path
-    inside = path / FILE_NAME
-    if not inside.exists():
-        raise ModelFileError(
-            f"{quoted(path, 500)}: is a folder without {FILE_NAME}; give a model file or the run "
-            "folder of a finished training"
-        )
-    return inside
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, Header, ModelDescription]]:
-    """The open file, its checked header and description; errors become one ModelFileError."""
-    shown = quoted(path, 500)
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait forever
-            raise ValueError("is not a plain file; give a .safetensors model file")
-        with path.open("rb") as file:
-            header = read_header(file, os.fstat(file.fileno()).st_size)
-            if METADATA_KEY not in header.metadata:
-                raise ValueError(
-                    f"holds {len(header.tensors)} tensors but no description of their network "
-                    f"(its metadata have no {METADATA_KEY!r}); give a file that xception wrote"
-                )
-            yield file, header, ModelDescription.from_json(header.metadata[METADATA_KEY])
-    except FileNotFoundError:
-        raise ModelFileError(
-            f"{shown}: does not exist; give a model file or a run folder"
-        ) from None
-    except OSError as error:
-        raise ModelFileError(f"{shown}: cannot be read ({error.strerror or error})") from None
-    except MemoryError:
-        raise ModelFileError(f"{shown}: needs more memory than there is") from None
-    except ValueError as error:
-        raise ModelFileError(f"{shown}: {error}") from None
-
-
-def _read_tensors(file: BinaryIO, header: Header) -> dict[str, Tensor]:
+def read_tensors(file: BinaryIO, header: Header) -> dict[str, Tensor]:
+    """The tensors that a checked header describes; raises ValueError when they are not there."""
     from safetensors import SafetensorError
     from safetensors.torch import load as deserialize
 
@@ -190,7 +139,8 @@ def _read_tensors(file: BinaryIO, header: Header) -> dict[str, Tensor]:
         raise ValueError(f"is damaged ({quoted(error)}); copy or download it again") from None
 
 
-def _check_finite(tensors: dict[str, Tensor]) -> None:
+def check_finite(tensors: dict[str, Tensor]) -> None:
+    """Raise ValueError naming the first tensor that holds NaN or infinite numbers."""
     bad = [n for n, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
     if bad:
         more = f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""

@@ -13,7 +13,7 @@ import torch
 from xception.models import Classifier, create_model, list_models, resolved_arguments
 from xception.weights.header import TensorEntry, quoted
 
-MAX_LIST = 16  # entries of an argument that is a list (fc_units)
+MAX_LIST = 32  # entries of an argument that is a list (fc_units, head_layers)
 _FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _DTYPE_NAMES = {**_FLOATS, torch.int64: "I64"}
 
@@ -96,7 +96,7 @@ def _is_of_kind(value: Any, default: Any) -> bool:
         return is_int or isinstance(value, str)
     if isinstance(default, list):
         is_list = isinstance(value, list) and len(value) <= MAX_LIST
-        return is_list and all(type(v) is int for v in value)
+        return is_list and all(type(v) in (int, str) for v in value)
     return value is None or isinstance(value, (bool, int, float, str))
 
 

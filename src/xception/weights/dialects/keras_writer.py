@@ -1,0 +1,164 @@
+"""A graph of Keras layers as the files that Keras 3 reads, written without Keras itself.
+
+A `.keras` file is a zip archive of config.json (the layers and how they are connected),
+metadata.json and model.weights.h5. In the HDF5 file a layer lies under its class's name and a
+number that counts the layers of that class in the order of `model.layers`, which is Keras's own
+sorting of the graph by depth; so that sorting is done here, too.
+Source: Keras 3's saving library and functional API, by their behaviour.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import numpy.typing as npt
+
+KERAS_VERSION = "3.0.0"  # the oldest whose files these are
+_DATE = (1980, 1, 1, 0, 0, 0)  # of archive members: the same model gives the same bytes
+
+Shape = tuple[int, ...]  # height, width, channels, or features; without the batch
+
+
+@dataclass(eq=False, kw_only=True, slots=True)
+class KerasLayer:
+    """One layer: Keras's class and arguments, what goes in, what comes out, its weights."""
+
+    class_name: str
+    name: str
+    config: dict[str, Any]
+    inputs: tuple[KerasLayer, ...]
+    shape: Shape
+    weights: tuple[npt.NDArray[Any], ...] = field(default=(), repr=False)
+
+
+def sorted_layers(output: KerasLayer) -> list[KerasLayer]:
+    """Every layer that `output` needs, in the order of Keras's `model.layers`.
+
+    By depth (the longest way to the output), the deepest first; among equals in the order in which
+    a walk from the output back to the input meets them.
+    """
+    met: dict[int, KerasLayer] = {}
+    stack = [output]
+    while stack:
+        layer = stack.pop()
+        if id(layer) not in met:
+            met[id(layer)] = layer
+            stack += reversed(layer.inputs)
+    depth = dict.fromkeys(met, 0)
+    for layer in _outputs_first(output):
+        for source in layer.inputs:
+            depth[id(source)] = max(depth[id(source)], depth[id(layer)] + 1)
+    return sorted(met.values(), key=lambda layer: -depth[id(layer)])  # stable: keeps the walk
+
+
+def write_keras_archive(
+    file: BinaryIO, output: KerasLayer, model_name: str, notes: dict[str, Any]
+) -> None:
+    """Write the model that ends in `output` as a `.keras` file.
+
+    notes: what goes into metadata.json beside Keras's own entries, which Keras passes over
+    """
+    weights = io.BytesIO()
+    write_keras_weights(weights, output)
+    members: dict[str, bytes] = {
+        "metadata.json": json.dumps({"keras_version": KERAS_VERSION, **notes}).encode(),
+        "config.json": json.dumps(_model_config(output, model_name)).encode(),
+        "model.weights.h5": weights.getvalue(),
+    }
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name, _DATE), content)
+
+
+def write_keras_weights(file: BinaryIO, output: KerasLayer) -> None:
+    """Write the weights of the model that ends in `output` as a `.weights.h5` file."""
+    import h5py
+
+    counts: dict[str, int] = {}
+    with h5py.File(file, "w") as h5:
+        for layer in sorted_layers(output):
+            kind = _snake_case(layer.class_name)
+            number = counts.get(kind, 0)
+            counts[kind] = number + 1
+            path = f"layers/{kind}_{number}" if number else f"layers/{kind}"
+            group = h5.create_group(f"{path}/vars")
+            group.attrs["name"] = layer.name
+            for index, values in enumerate(layer.weights):
+                group.create_dataset(str(index), data=values)
+
+
+def _outputs_first(output: KerasLayer) -> list[KerasLayer]:
+    """Each layer after all that use it."""
+    order: list[KerasLayer] = []
+    done: set[int] = set()
+    stack: list[tuple[KerasLayer, bool]] = [(output, False)]
+    while stack:
+        layer, left = stack.pop()
+        if left:
+            order.append(layer)
+        elif id(layer) not in done:
+            done.add(id(layer))
+            stack.append((layer, True))
+            stack += [(source, False) for source in layer.inputs]
+    return order[::-1]
+
+
+def _snake_case(class_name: str) -> str:
+    """Keras's name for a class: "SeparableConv2D" -> "separable_conv2d"."""
+    spaced = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", spaced).lower()
+
+
+def _model_config(output: KerasLayer, model_name: str) -> dict[str, Any]:
+    layers = sorted_layers(output)
+    return {
+        "module": "keras.src.models.functional",
+        "class_name": "Functional",
+        "config": {
+            "name": model_name,
+            "trainable": True,
+            "layers": [_layer_config(layer) for layer in layers],
+            "input_layers": [[layer.name, 0, 0] for layer in layers if not layer.inputs],
+            "output_layers": [[output.name, 0, 0]],
+        },
+        "registered_name": "Functional",
+    }
+
+
+def _layer_config(layer: KerasLayer) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "module": "keras.layers",
+        "class_name": layer.class_name,
+        "config": {"name": layer.name, "dtype": "float32", **layer.config},
+        "registered_name": None,
+        "name": layer.name,
+        "inbound_nodes": [],
+    }
+    if layer.inputs:
+        tensors = [_tensor_config(source) for source in layer.inputs]
+        argument = tensors[0] if len(tensors) == 1 else tensors
+        described["inbound_nodes"] = [{"args": [argument], "kwargs": {}}]
+        shapes = [_batched(source.shape) for source in layer.inputs]
+        described["build_config"] = {"input_shape": shapes[0] if len(shapes) == 1 else shapes}
+    return described
+
+
+def _tensor_config(layer: KerasLayer) -> dict[str, Any]:
+    return {
+        "class_name": "__keras_tensor__",
+        "config": {
+            "shape": _batched(layer.shape),
+            "dtype": "float32",
+            "keras_history": [layer.name, 0, 0],
+        },
+    }
+
+
+def _batched(shape: Sequence[int]) -> list[int | None]:
+    return [None, *shape]

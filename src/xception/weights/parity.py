@@ -1,0 +1,122 @@
+"""How far an imported network is from the same weights in the library that they come from.
+
+The input is fixed: two pictures of uniform noise in -1..1, of the model's size. Both sides work in
+float32 and in float64; only the second tells whether they are the same function.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xception.models import Classifier
+from xception.weights.header import quoted
+
+SEED = 0
+PICTURES = 2
+TIMEOUT = 900  # seconds for Keras to start and to go through two pictures, twice
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parity:
+    """The largest difference of a logit (or feature, where there are no classes), and its scale."""
+
+    library: str  # name and version
+    size: tuple[int, int]  # height, width in pixels
+    float32: float
+    float64: float
+    largest: float  # absolute value of the largest logit in float64
+
+    def __str__(self) -> str:
+        height, width = self.size
+        return (
+            f"parity with {self.library} at {height}x{width}: largest difference of the logits "
+            f"{self.float32:.1e} in float32, {self.float64:.1e} in float64 "
+            f"(largest logit {self.largest:.3g})"
+        )
+
+
+def parity_with_keras(path: Path, model: Classifier) -> Parity | str:
+    """Compare `model` with what Keras makes of the file `path`; text says why that cannot be."""
+    if find_spec("keras") is None:
+        return "Keras is not installed"
+    x_nchw = _pictures(model)
+    content = io.BytesIO()
+    np.save(content, x_nchw.permute(0, 2, 3, 1).numpy())
+    command = [sys.executable, "-m", "xception.weights.parity_keras", str(path)]
+    try:
+        done = subprocess.run(
+            command, input=content.getvalue(), capture_output=True, timeout=TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"Keras took longer than {TIMEOUT} s"
+    if done.returncode:
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        return f"Keras cannot load it ({quoted(lines[-1], 200) if lines else 'without a word'})"
+    with np.load(io.BytesIO(done.stdout), allow_pickle=False) as found:
+        theirs32, theirs64 = (torch.from_numpy(found[k]) for k in ("float32", "float64"))
+        library = f"Keras {found['version'].item()}"
+    return _compared(library, model, x_nchw, theirs32, theirs64)
+
+
+def parity_with_timm(name: str, tensors: dict[str, Tensor], model: Classifier) -> Parity | str:
+    """Compare `model` with timm's network `name` and the file's own `tensors` in it.
+
+    tensors: a state dict by timm's names; text says why they cannot be compared
+    """
+    if find_spec("timm") is None:
+        return "timm is not installed"
+    import timm
+
+    arguments: dict[str, Any] = {"num_classes": model.num_classes, "in_chans": model.in_channels}
+    theirs: nn.Module = timm.create_model(name, **arguments)
+    try:
+        theirs.load_state_dict(tensors)
+    except RuntimeError as error:
+        return f"timm cannot load it ({quoted(' '.join(str(error).split()), 200)})"
+    x = _pictures(model)
+    theirs32 = _outputs(theirs.float(), x)
+    theirs64 = _outputs(theirs.double(), x.double())
+    return _compared(f"timm {timm.__version__}", model, x, theirs32, theirs64)
+
+
+def _pictures(model: Classifier) -> Tensor:
+    """float32 (2, channels, height, width) of the model's size."""
+    height, width = model.preprocessing.size
+    generator = torch.Generator().manual_seed(SEED)
+    return torch.rand(PICTURES, model.in_channels, height, width, generator=generator) * 2 - 1
+
+
+def _compared(
+    library: str, model: Classifier, x: Tensor, theirs32: Tensor, theirs64: Tensor
+) -> Parity | str:
+    ours = copy.deepcopy(model).cpu()
+    ours32, ours64 = _outputs(ours.float(), x), _outputs(ours.double(), x.double())
+    if ours64.shape != theirs64.shape:
+        return (
+            f"{library} gives {tuple(theirs64.shape[1:])} numbers a picture, "
+            f"this model {tuple(ours64.shape[1:])}"
+        )
+    return Parity(
+        library=library,
+        size=model.preprocessing.size,
+        float32=(ours32 - theirs32).abs().max().item(),
+        float64=(ours64 - theirs64).abs().max().item(),
+        largest=theirs64.abs().max().item(),
+    )
+
+
+@torch.inference_mode()
+def _outputs(model: nn.Module, x: Tensor) -> Tensor:
+    outputs: Tensor = model.eval()(x)
+    return outputs

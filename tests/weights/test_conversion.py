@@ -1,0 +1,142 @@
+"""From library to library and back: the same tensors, the same numbers, or a plain line."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from xception.errors import ModelFileError, UsageError
+from xception.models import Classifier, create_model
+from xception.weights import Parity, convert, load, parity, save
+from xception.weights.parity import parity_with_keras, parity_with_timm
+
+Tiny = Callable[..., Classifier]
+
+
+def randomized(network: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def timm_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    timm = pytest.importorskip("timm")
+    network = randomized(timm.create_model("legacy_xception", num_classes=3))
+    path = tmp_path_factory.mktemp("timm") / "theirs.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value) and found[name].dtype == value.dtype, name
+
+
+def test_timm_and_back_is_bit_identical(timm_file: Path, tmp_path: Path) -> None:
+    there = convert(timm_file, tmp_path / "m.safetensors", classes=["a", "b", "c"])
+    assert there.report.dialect.startswith("timm") and there.report.choices
+    assert isinstance(there.parity, Parity) and there.parity.float64 < 1e-10
+    assert load(tmp_path / "m.safetensors").class_names == ["a", "b", "c"]
+    back = convert(tmp_path / "m.safetensors", tmp_path / "back.pth")
+    assert back.target == "timm" and isinstance(back.parity_after, Parity)
+    expected = torch.load(timm_file, weights_only=True)
+    assert_same(torch.load(tmp_path / "back.pth", weights_only=True), expected)
+    convert(tmp_path / "m.safetensors", tmp_path / "b.safetensors", to="timm", check=False)
+    found = load_file(tmp_path / "b.safetensors")
+    assert_same({name: found[name] for name in expected}, expected)
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.weights.h5"])
+def test_keras_and_back_is_bit_identical(tiny: Tiny, tmp_path: Path, name: str) -> None:
+    pytest.importorskip("h5py")
+    model = create_model("xception", num_classes=3)
+    assert isinstance(model, Classifier)
+    randomized(model)
+    model.class_names = ["bag", "coat", "shirt"]
+    save(model, tmp_path / "m.safetensors")
+    convert(tmp_path / "m.safetensors", tmp_path / name, check=False)
+    convert(tmp_path / name, tmp_path / "back.safetensors", check=False)
+    back = load(tmp_path / "back.safetensors")
+    counts = {n for n in model.state_dict() if n.endswith("num_batches_tracked")}  # not in Keras
+    expected = {n: v for n, v in model.state_dict().items() if n not in counts}
+    assert_same({n: v for n, v in back.state_dict().items() if n not in counts}, expected)
+    assert back.architecture == model.architecture
+    if name == "m.keras":  # beside Keras's own entries there is room for ours
+        assert back.class_names == ["bag", "coat", "shirt"]
+        assert back.preprocessing == model.preprocessing
+
+
+def test_what_has_no_equal_there_is_refused_and_nothing_written(tiny: Tiny, tmp_path: Path) -> None:
+    save(tiny(), tmp_path / "m.safetensors")
+    for name, reason in (("m.pth", "timm does not have"), ("m.weights.h5", "unevenly")):
+        if name == "m.weights.h5":
+            save(tiny(segments=3), tmp_path / "m.safetensors")
+        with pytest.raises(ModelFileError, match=reason):
+            convert(tmp_path / "m.safetensors", tmp_path / name)
+        assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "reason"),
+    [
+        ("m.onnx", None, "no file of weights that can be written ends so"),
+        ("m.pth", "keras", "a file for keras ends in .keras or .weights.h5"),
+        ("m.pth", "caffe", "to must be one of"),
+    ],
+)
+def test_wrong_targets(model_path: Path, tmp_path: Path, name: str, to: Any, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        convert(model_path, tmp_path / name, to=to)
+
+
+def test_wrong_names_and_changes(model_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="names 2 classes but has 3"):
+        convert(model_path, tmp_path / "n.safetensors", classes=["a", "b"])
+    with pytest.raises(UsageError, match="size"):
+        convert(model_path, tmp_path / "n.safetensors", changes={"size": (0, 0)})
+    assert not (tmp_path / "n.safetensors").exists()
+
+
+def test_changes_of_the_preprocessing(model_path: Path, tmp_path: Path) -> None:
+    changes = {"size": (48, 48), "interpolation": "nearest", "resize": "squash"}
+    convert(model_path, tmp_path / "n.safetensors", changes=changes)
+    changed = load(tmp_path / "n.safetensors").preprocessing
+    assert (changed.size, changed.interpolation, changed.resize) == ((48, 48), "nearest", "squash")
+
+
+def test_parity_finds_a_difference(timm_file: Path) -> None:
+    model = load(timm_file)
+    tensors = torch.load(timm_file, weights_only=True)
+    same = parity_with_timm("legacy_xception", tensors, model)
+    assert isinstance(same, Parity) and same.float64 < 1e-12 < same.largest
+    assert "largest difference of the logits" in str(same)
+    tensors["fc.bias"] = tensors["fc.bias"] + 0.25
+    other = parity_with_timm("legacy_xception", tensors, model)
+    assert isinstance(other, Parity) and other.float64 == pytest.approx(0.25)
+
+
+def test_without_the_other_library_it_says_so(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(parity, "find_spec", lambda name: None)
+    assert parity_with_keras(tmp_path / "m.keras", tiny()) == "Keras is not installed"
+    assert parity_with_timm("legacy_xception", {}, tiny()) == "timm is not installed"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="keras is not installed")
+def test_keras_that_cannot_load_a_file_is_no_crash(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "m.keras").write_bytes(b"nothing")
+    found = parity_with_keras(tmp_path / "m.keras", tiny())
+    assert isinstance(found, str) and found.startswith("Keras cannot load it")
