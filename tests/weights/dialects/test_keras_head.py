@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from xception.models.head_layers import MAX_HEAD_LAYERS
 from xception.weights.dialects.keras_import import recognise
 from xception.weights.files.contents import FileContents
 from xception.weights.imported import Imported
@@ -253,8 +254,8 @@ REFUSED: dict[str, tuple[Layers, str]] = {
         "normalizes without scale or shift",
     ),
     "layers beyond all sense": (
-        lambda k: [k.GlobalAveragePooling2D(), *(k.Dense(5) for _ in range(20))],
-        "head_layers may be 16 at most|head_layers cannot be",
+        lambda k: [k.GlobalAveragePooling2D(), *(k.Dense(5) for _ in range(MAX_HEAD_LAYERS + 2))],
+        f"head_layers may be {MAX_HEAD_LAYERS} at most|head_layers cannot be",
     ),
     "a layer not known": (
         lambda k: [k.GlobalAveragePooling2D(), k.Reshape((4, 64)), k.Flatten(), k.Dense(4)],

@@ -159,7 +159,11 @@ DAMAGED: dict[str, tuple[Change, str]] = {
         ),
         r"has an activation of its own \('function'\)|has an activation of its own \(function\)",
     ),
-    "another class": (renamed("DepthwiseConv2D"), "is a DepthwiseConv2D, which no network here"),
+    "another class": (renamed("Conv2DTranspose"), "is a Conv2DTranspose, which no network here"),
+    "a class of other networks": (
+        renamed("DepthwiseConv2D"),
+        r"'separable_conv2d.*' \(DepthwiseConv2D\), where xception_tiny has a SeparableConv2D",
+    ),
     "training": (training, r"is called with training=True"),
     "no class": (lambda config: config["config"]["layers"][3].pop("class_name"), "without a class"),
     "no config": (lambda config: layer(config, "Dense").update(config=None), "no configuration"),

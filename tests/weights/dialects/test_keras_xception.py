@@ -15,6 +15,8 @@ from xception.models import Classifier
 from xception.weights.dialects.keras_import import recognise
 from xception.weights.files.contents import FileContents
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 SIZES = [(71, 71), (150, 150), (96, 137), (224, 224), (256, 256), (299, 299)]
 CLASSES = 7
 
@@ -281,6 +283,21 @@ def test_inside_another_model_with_a_head(
     assert torch.equal(model.state_dict()["head.fc_layers.0.weight"], hidden.t())
     said = any("between its Dense layers: ReLU" in c for c in imported.report.choices)
     assert said == ("weights" in form)
+
+
+def test_weights_by_the_names_of_keras_1(
+    theirs: Any, ours: Classifier, saved: Callable[[str, Any], Path], contents_of: Contents
+) -> None:
+    """Keras's own published weights have such names; their order is that of the layers."""
+    words = {"kernel": "W", "bias": "b", "moving_mean": "running_mean"}
+    words["moving_variance"] = "running_std"
+    tensors = {}
+    for name, tensor in contents_of(saved("-weights.h5", theirs)).tensors.items():
+        layer, *_, weight = name.split("/")
+        tensors[f"{layer}/layer_1_{words.get(weight, weight)}:0"] = tensor
+    imported = recognise(FileContents(kind="keras h5", tensors=tensors))
+    for name, tensor in ours.float().state_dict().items():
+        assert torch.equal(imported.model.state_dict()[name], tensor), name
 
 
 def test_weights_by_the_names_of_keras_2_12(archive: Path, contents_of: Contents) -> None:

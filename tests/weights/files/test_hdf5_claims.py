@@ -249,6 +249,18 @@ def test_numbers_that_unpack_to_a_thousand_times_the_file_are_refused(path: Path
     assert "claims more numbers than" in refused(path)
 
 
+def test_chunks_of_other_axes_than_the_dataset_are_refused(path: Path) -> None:
+    """Their reader trusts them. A dataset of two axes is made one of one in the file's bytes."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=np.ones((4, 4), "f4"), chunks=(2, 2))
+    content = path.read_bytes()
+    shape = b"\x01\x02\x01" + bytes(5)  # version 1, two axes, with largest sizes
+    assert content.count(shape) == 1
+    path.write_bytes(content.replace(shape, b"\x01\x01\x01" + bytes(5)))
+    line = refused(path)
+    assert "chunks of x have other axes than it has" in line or "HDF5 cannot read it" in line
+
+
 def test_few_zeros_may_pack_well(path: Path) -> None:
     with h5py.File(path, "w") as file:
         file.create_dataset("x", data=np.zeros(2**20, "f4"), chunks=True, compression="gzip")

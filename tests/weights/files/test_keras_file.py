@@ -259,6 +259,16 @@ def test_long_lists_of_layers_are_split_over_attributes(tmp_path: Path) -> None:
     assert tensors["a_layer_229/b"] == -229
 
 
+def test_an_empty_list_is_whole(listed: Callable[..., Path]) -> None:
+    """Parts beside it are none of its, as in Keras."""
+
+    def change(file: Any) -> None:
+        file["none"].attrs["weight_names0"] = ["x"]
+        file["none"].attrs["weight_names1"] = ["x"]
+
+    assert list(read(listed(change)).tensors) == NAMES
+
+
 def test_weights_of_the_model_itself_come_last(listed: Callable[..., Path]) -> None:
     def change(file: Any) -> None:
         group = file["model_weights"].create_group("top_level_model_weights")
@@ -340,7 +350,14 @@ PARTS: dict[str, tuple[dict[str, str | bytes | None], str]] = {
         "more than the 4,194,304 allowed",
     ),
     "bad metadata": ({"metadata__json": "{"}, "metadata.json is no valid JSON"),
-    "long metadata": ({"metadata__json": " " * 70_000}, "metadata.json of 70,000 bytes"),
+    "long metadata": (
+        {"metadata__json": '["' + os.urandom(2**21 + 10).hex() + '"]'},
+        "more than the 4,194,304 allowed",
+    ),
+    "metadata of too many values": (
+        {"metadata__json": json.dumps(list(range(300_000)))},
+        "some 300,000 values, more than",
+    ),
 }
 
 

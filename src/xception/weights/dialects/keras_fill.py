@@ -5,6 +5,7 @@ Legend of kernels: h, w height and width; c, o channels in and out; m filters a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +19,10 @@ from xception.weights.header import quoted
 from xception.weights.skeleton import build_skeleton
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_STATES = {  # parts of names that hold no weights of a layer
-    "seed_generator": "state of a random generator",
-    "optimizer": "state of the training",
-    "metrics": "state of a measure",
-    "loss": "state of a measure",
-    "top_level_model_weights": "of no layer",
-}
+_STATE = re.compile(
+    r"_?(optimizer|seed_generator|metrics|compile_metrics|loss_tracker|top_level_model_weights)"
+    r"(_[0-9]+)?"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +113,9 @@ def left_over(
     for name in names:
         if name in used:
             continue
-        reason = known.get(name) or next((r for part, r in _STATES.items() if part in name), None)
+        reason = known.get(name)
+        if reason is None and is_state(name):
+            reason = "state of the training, of no layer"
         if reason is None:
             strange.append(name)
         else:
@@ -127,6 +127,11 @@ def left_over(
             "save the model again by Keras"
         )
     return tuple(found)
+
+
+def is_state(name: str) -> bool:
+    """Whether a tensor belongs to training (optimizer, measures, random numbers), not a layer."""
+    return any(_STATE.fullmatch(part) for part in name.split("/"))
 
 
 def _pairs(layer: LayerWeights) -> list[tuple[str, str, str]]:

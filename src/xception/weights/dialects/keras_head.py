@@ -59,6 +59,12 @@ class HeadPart:
         elif ending == "linear":
             self.notes.append("the file ends in numbers without activation: taken for logits")
 
+    def one_output_as_it_is(self) -> None:
+        """Take one output for one class, where somebody is known to have made it so."""
+        if self.binary:
+            self.binary = False
+            self.notes.remove(BINARY)
+
 
 def pooled_head(graph: Graph, at: int) -> HeadPart:
     """Of `ClassifierHead`: a global pooling, layers of one feature vector, the last Dense.

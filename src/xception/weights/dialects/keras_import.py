@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from xception.models import resolved_arguments
+from xception.weights.description import METADATA_KEY, ModelDescription
 from xception.weights.dialects.keras_fill import (
     LayerWeights,
     build,
@@ -19,7 +21,12 @@ from xception.weights.dialects.keras_fill import (
     left_over,
 )
 from xception.weights.dialects.keras_graph import Graph, read_graph
-from xception.weights.dialects.keras_head import HeadPart, convolution_head, pooled_head
+from xception.weights.dialects.keras_head import (
+    HeadPart,
+    convolution_head,
+    pooled_head,
+    written_out,
+)
 from xception.weights.dialects.keras_inputs import Pictures, preprocessing_of, read_pictures
 from xception.weights.dialects.keras_match import Match, Mismatch, likeness, match, torch_momentum
 from xception.weights.dialects.keras_plan import PlannedLayer, plan_of
@@ -34,8 +41,14 @@ NETWORKS: Mapping[str, Callable[[Graph, int], HeadPart]] = {  # and how their he
     "xception_small": pooled_head,
     "xception_tiny": pooled_head,
     "xception_tiny_r4": pooled_head,
+    "xception41": pooled_head,
+    "xception65": pooled_head,
+    "xception71": pooled_head,
+    "xception41p": pooled_head,
+    "xception65p": pooled_head,
     "mini_xception": convolution_head,
 }
+_HEAD_ARGUMENTS = ("pooling", "fc_units", "head_layers", "dropout")
 _KINDS = {
     "keras archive": "Keras archive",
     "keras weights": "Keras weights",
@@ -44,12 +57,12 @@ _KINDS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Body:
-    """The network that the graph is, up to its feature map."""
+class _Candidate:
+    """A network to compare with. arguments: those of `create_model` that are not its defaults."""
 
     name: str
+    arguments: Mapping[str, Any]
     plan: list[PlannedLayer]
-    match: Match
 
 
 def recognise(contents: FileContents) -> Imported:
@@ -67,35 +80,53 @@ def recognise(contents: FileContents) -> Imported:
         return recognise_weights(contents, dialect)
     graph = read_graph(contents)
     pictures = read_pictures(graph, contents.tensors)
-    body = _body(graph, pictures.last)
-    head = NETWORKS[body.name](graph, body.match.output)
-    _check_all_used(graph, pictures, body, head)
-    return _built(contents, graph, pictures, body, head, dialect)
+    network, found = _network(graph, pictures.last, _noted(contents))
+    head = NETWORKS[network.name](graph, found.output)
+    _check_all_used(graph, network.name, {*pictures.used, *found.nodes, *head.used})
+    return _built(contents, graph, pictures, network, found, head, dialect)
 
 
-def _body(graph: Graph, start: int) -> _Body:
-    """The network that fits; the complaint is that of the one that is most like the graph."""
-    plans = {
-        name: plan_of(build_skeleton({"name": name, "args": resolved_arguments(name)}))
-        for name in NETWORKS
-    }
+def _candidate(name: str, arguments: Mapping[str, Any]) -> _Candidate:
+    skeleton = build_skeleton({"name": name, "args": resolved_arguments(name, **arguments)})
+    return _Candidate(name=name, arguments=arguments, plan=plan_of(skeleton))
+
+
+def _noted(contents: FileContents) -> list[_Candidate]:
+    """The network that a file of our own export names, which may have any arguments.
+
+    The note may be of another network, or anything at all: it counts where the layers agree.
+    """
+    note = contents.extra.get(METADATA_KEY)
+    if note is None:
+        return []
+    try:
+        architecture = ModelDescription.from_json(note).architecture
+        if architecture["name"] in NETWORKS:
+            return [_candidate(architecture["name"], architecture["args"])]
+    except ValueError:
+        pass
+    return []
+
+
+def _network(graph: Graph, start: int, noted: list[_Candidate]) -> tuple[_Candidate, Match]:
+    """The network that fits; else the complaint is that of the one that is most like the graph."""
+    known = [_candidate(name, {}) for name in NETWORKS]
+    known.sort(key=lambda candidate: -likeness(graph, candidate.plan))
     complaint: Mismatch | None = None
-    for name in sorted(plans, key=lambda name: -likeness(graph, plans[name])):
+    for candidate in (*noted, *known):
         try:
-            found = match(graph, plans[name], start, name)
-            return _Body(name=name, plan=plans[name], match=found)
+            return candidate, match(graph, candidate.plan, start, candidate.name)
         except Mismatch as mismatch:
             complaint = complaint or mismatch
     assert complaint is not None
     raise complaint
 
 
-def _check_all_used(graph: Graph, pictures: Pictures, body: _Body, head: HeadPart) -> None:
-    used = {*pictures.used, *body.match.nodes, *head.used}
+def _check_all_used(graph: Graph, network: str, used: set[int]) -> None:
     for index, node in enumerate(graph.nodes):
         if index not in used:
             raise ValueError(
-                f"is not {body.name}: it has a further {node} ({node.kind}) beside its layers"
+                f"is not {network}: it has a further {node} ({node.kind}) beside its layers"
             )
 
 
@@ -103,7 +134,8 @@ def _built(
     contents: FileContents,
     graph: Graph,
     pictures: Pictures,
-    body: _Body,
+    network: _Candidate,
+    found: Match,
     head: HeadPart,
     dialect: str,
 ) -> Imported:
@@ -114,37 +146,46 @@ def _built(
             there=graph.nodes[index].tensors,
             here=layer.weights,
         )
-        for layer, index in zip(body.plan, body.match.nodes)
+        for layer, index in zip(network.plan, found.nodes)
         if layer.weights
     ]
     layers += [
         LayerWeights(layer=str(node), kind=node.kind, there=node.tensors, here=here)
         for node, here in head.weights
     ]
+    if network.arguments.get("num_classes") == 1 == head.num_classes:
+        head.one_output_as_it_is()
     arguments = {
+        **_with_head(network.arguments, head),
         "num_classes": 2 if head.binary else head.num_classes,
         "in_channels": in_channels_of(layers[0], contents.tensors),
-        "bn_eps": body.match.epsilon,
-        "bn_momentum": torch_momentum(body.match.momentum),
-        **head.arguments,
+        "bn_eps": found.epsilon,
+        "bn_momentum": torch_momentum(found.momentum),
     }
-    model = build(body.name, arguments)
+    model = build(network.name, arguments)
     mapped = fill(
         model, layers, contents.tensors, binary=head.binary, without_bias=head.without_bias
     )
-    preprocessing, choices = preprocessing_of(
+    model.preprocessing, choices = preprocessing_of(
         pictures, model.preprocessing, model.in_channels, model.minimum_size
     )
-    model.preprocessing = preprocessing
     statistics = {
         name: "became the preprocessing"
         for index in pictures.used
         for name in graph.nodes[index].tensors
     }
     report = ImportReport(
-        dialect=f"{dialect}: {body.name}",
+        dialect=f"{dialect}: {network.name}",
         mapped=mapped,
         left_out=left_over(contents.tensors, (there for there, _ in mapped), statistics),
         choices=(*pictures.notes, *head.notes, *choices),
     )
     return Imported(model=model.eval(), report=report)
+
+
+def _with_head(arguments: Mapping[str, Any], head: HeadPart) -> dict[str, Any]:
+    """The network's arguments with the head's, left as noted where they say the same."""
+    if arguments and written_out(arguments) == written_out(head.arguments):
+        return dict(arguments)
+    body = {name: value for name, value in arguments.items() if name not in _HEAD_ARGUMENTS}
+    return {**body, **head.arguments}

@@ -95,12 +95,20 @@ def settings_of(node: Node, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _reader(graph: Graph, sources: list[int], layer: PlannedLayer, network: str) -> int:
-    """The node that reads `sources` and is of the kind of `layer`."""
+    """The node that reads `sources` and is of the kind of `layer`, and like it where there is one.
+
+    A residual connection can begin with a layer of the same kind.
+    """
     readers = graph.readers[sources[0]]
-    for reader in readers:
-        node = graph.nodes[reader]
-        if node.kind == layer.kind and sorted(set(node.inputs)) == sources:
-            return reader
+    of_kind = [
+        reader
+        for reader in readers
+        if graph.nodes[reader].kind == layer.kind
+        and sorted(set(graph.nodes[reader].inputs)) == sources
+    ]
+    alike = [reader for reader in of_kind if _difference(graph.nodes[reader], layer) is None]
+    if of_kind:
+        return (alike or of_kind)[0]
     at = graph.nodes[sources[0]]
     wanted = _described(layer)
     if not readers:

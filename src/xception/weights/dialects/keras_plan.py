@@ -136,15 +136,14 @@ class _Planner:
         bias = module.pointwise.bias is not None
         settings |= {"filters": module.out_channels, "use_bias": bias}
         settings["depth_multiplier"] = module.depthwise.out_channels // module.in_channels
-        weights = (f"{path}.depthwise.weight", f"{path}.pointwise.weight")
-        if bias:
-            weights = (*weights, f"{path}.pointwise.bias")
+        names = ("depthwise.weight", "pointwise.weight", "pointwise.bias")
+        weights = tuple(f"{path}.{name}" for name in names[: 2 + bias])
         return self._add("SeparableConv2D", path, settings, at, weights)
 
     def _segmented(self, at: int, module: SegmentedConv2d, path: str) -> int:
-        """Segments of unequal size, which Keras has no layer for, are planned as if one by one."""
-        for index, run in enumerate(module.spatial.runs):
-            at = self.after(at, run, f"{path}.spatial.runs.{index}")
+        if len(module.spatial.runs) > 1 or module.order != "depthwise_first":
+            raise ValueError(f"splits channels in a way ({path}) that Keras has no layer for")
+        at = self.after(at, module.spatial.runs[0], f"{path}.spatial.runs.0")
         for name in ("intermediate_activation", "pointwise"):
             at = self.after(at, getattr(module, name), f"{path}.{name}")
         return at
@@ -152,7 +151,7 @@ class _Planner:
     def _convolution(self, at: int, conv: nn.Conv2d, path: str) -> int:
         at, settings = self._padded(at, conv, path)
         settings["use_bias"] = conv.bias is not None
-        weights = (f"{path}.weight", f"{path}.bias")[: 1 + settings["use_bias"]]
+        weights = (f"{path}.weight", f"{path}.bias")[: 1 if conv.bias is None else 2]
         if conv.groups == conv.in_channels > 1:
             settings["depth_multiplier"] = conv.out_channels // conv.in_channels
             return self._add("DepthwiseConv2D", path, settings, at, weights)

@@ -21,6 +21,7 @@ from xception.weights.dialects.keras_fill import (
     build,
     fill,
     in_channels_of,
+    is_state,
     left_over,
 )
 from xception.weights.dialects.keras_head import NO_CLASSES, HeadPart
@@ -117,7 +118,7 @@ def _in_archive(tensors: Mapping[str, Tensor]) -> _Found:
         parts = _NUMBERED.fullmatch(child)
         kind = _KINDS.get(parts[1]) if parts else None
         if kind is None:
-            if _is_state(group):
+            if is_state(group):
                 continue
             raise ValueError(
                 f"cannot be taken over: what its weights {quoted(group)} belong to cannot be told "
@@ -150,7 +151,7 @@ def _in_h5(tensors: Mapping[str, Tensor]) -> _Found:
     groups: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in tensors:
         layer = name.partition("/")[0]
-        if not _is_state(layer):
+        if not is_state(layer):
             groups[layer][inner_layer(layer, name)].append(name)
     found = _Found()
     inner = {layer: parts for layer, parts in groups.items() if len(parts) > 1}
@@ -303,8 +304,3 @@ def _unplaced(counts: Mapping[str, int]) -> ValueError:
 
 def _sorted(layers: Iterable[tuple[int, _Layer]]) -> list[_Layer]:
     return [layer for _, layer in sorted(layers, key=lambda pair: pair[0])]
-
-
-def _is_state(group: str) -> bool:
-    words = ("seed_generator", "optimizer", "metrics", "top_level_model_weights")
-    return any(word in group for word in words)

@@ -31,6 +31,10 @@ class FileContents:
         "block1_conv1/block1_conv1/kernel:0"; layers in the listing's order
     config: Keras's description of the model ({"class_name": ..., "config": ...}), None without one
     version: of the library that wrote it ("3.3.3"), None when the file does not say
+    extra: what else the file says, name: value. "keras archive" and "keras weights": the layers'
+        names as newer Keras 3 notes them ("layers/conv2d/vars@name": "block1_conv1"), and
+        "xception", the description that our own export leaves; "keras h5": "backend"; "torch ...":
+        entries of a checkpoint that are no weights
     origin: plain text on where it comes from for the report, such as the class of a pickled module
         ("network.models.TransferModel") or the key under which the tensors lay; "" when there is
         nothing to say
@@ -41,4 +45,4 @@ class FileContents:
     config: dict[str, Any] | None = None
     version: str | None = None
     origin: str = ""
-    extra: dict[str, str] = field(default_factory=dict)  # what else the file says, name: value
+    extra: dict[str, str] = field(default_factory=dict)

@@ -157,7 +157,9 @@ class Walk:
         shape = tuple(int(n) for n in space.get_simple_extent_dims())
         dtype, number, as_stored, item = number_format(node.get_type(), path)
         size = math.prod(shape) * item
-        packed = creation.get_layout() == h5d.CHUNKED and check_chunks(creation, item, path)
+        packed = creation.get_layout() == h5d.CHUNKED and check_chunks(
+            creation, len(shape), item, path
+        )
         self._check_size(node.get_storage_size(), size, packed, path)
         return Dataset(dtype, number, as_stored, shape, size)
 
@@ -249,9 +251,12 @@ def is_bfloat16(kind: Any) -> bool:
     return is_little and tuple(kind.get_fields()) == layout and kind.get_ebias() == 127
 
 
-def check_chunks(creation: Any, item: int, path: str) -> bool:
+def check_chunks(creation: Any, axes: int, item: int, path: str) -> bool:
     """Whether a chunked dataset is packed; raises Refused for chunks that cannot be used."""
-    if math.prod(creation.get_chunk()) * item > MAX_CHUNK_BYTES:
+    chunk = creation.get_chunk()
+    if len(chunk) != axes:  # the library does not look, and crashes
+        raise Refused(f"is damaged: chunks of {shown(path)} have other axes than it has; {AGAIN}")
+    if math.prod(chunk) * item > MAX_CHUNK_BYTES:
         raise Refused(
             f"stores {shown(path)} in chunks of more than {MAX_CHUNK_BYTES:,} bytes; {RESAVE}"
         )

@@ -48,6 +48,7 @@ def read_keras_archive(file: BinaryIO, file_bytes: int) -> FileContents:
     metadata: Any = None
     if _METADATA in archive.members:
         text = _text(archive.read(_METADATA, MAX_METADATA_BYTES), _METADATA)
+        _check_amount(text, _METADATA)
         metadata = parse_json(text, _METADATA)
     found = _read_member(archive, file)
     return FileContents(
@@ -190,7 +191,9 @@ def _listing(found: Hdf5Contents, group: str, name: str) -> list[str] | None:
     """A list of names, which Keras splits over attributes NAME0, NAME1, ... when it is long."""
     whole = found.attributes.get(f"{group}@{name}")
     parts = [whole] if whole is not None else []
-    while not whole and (part := found.attributes.get(f"{group}@{name}{len(parts)}")) is not None:
+    while (
+        whole is None and (part := found.attributes.get(f"{group}@{name}{len(parts)}")) is not None
+    ):
         parts.append(part)
     if any(isinstance(part, str) for part in parts):
         raise ValueError(f"is damaged: its {name} is no list; {_AGAIN}")
@@ -240,12 +243,7 @@ def _parse_config(text: str, what: str) -> dict[str, Any]:
 
     NaN and Infinity are taken, unlike in our own files: Python writes a layer's infinite bound so.
     """
-    values = text.count(",") + text.count("[") + text.count("{")
-    if len(text) > MAX_CONFIG_BYTES or values > MAX_CONFIG_VALUES:
-        raise ValueError(
-            f"holds a {what} of {len(text):,} characters and some {values:,} values, more than "
-            f"{MAX_CONFIG_BYTES:,} and {MAX_CONFIG_VALUES:,}; it is damaged or of no Xception"
-        )
+    _check_amount(text, what)
     try:
         config = json.loads(text, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
@@ -261,6 +259,16 @@ def _parse_config(text: str, what: str) -> dict[str, Any]:
             "Xception"
         )
     return config
+
+
+def _check_amount(text: str, what: str) -> None:
+    """Refuse JSON that would take much more memory than its text, before it is parsed."""
+    values = text.count(",") + text.count("[") + text.count("{")
+    if len(text) > MAX_CONFIG_BYTES or values > MAX_CONFIG_VALUES:
+        raise ValueError(
+            f"holds a {what} of {len(text):,} characters and some {values:,} values, more than "
+            f"{MAX_CONFIG_BYTES:,} and {MAX_CONFIG_VALUES:,}; it is damaged or of no Xception"
+        )
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
