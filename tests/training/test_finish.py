@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from xception.errors import RecipeError
 from xception.training import Recipe, RunFolder, loop, train
 from xception.training.checkpoint import load_checkpoint
 from xception.weights import read_info
@@ -34,6 +35,13 @@ def test_the_model_is_the_last_or_the_best_epochs(
 def test_without_validation_the_last_epoch_is_taken(recipe: Recipe) -> None:
     result = train(recipe.replaced(select="best", val_fraction=0.0))
     assert read_info(result.model_path).provenance["validation_accuracy"] is None
+
+
+def test_the_test_pictures_can_stay_unseen(recipe: Recipe) -> None:
+    result = train(recipe.replaced(evaluate_on="val"))
+    assert result.evaluation is not None and result.evaluation["split"] == "val"
+    with pytest.raises(RecipeError, match="evaluate_on is val, but .* has no such pictures"):
+        train(recipe.replaced(evaluate_on="val", val_fraction=0.0, name="other"))
 
 
 def test_evaluation_is_json_that_names_the_weights(recipe: Recipe) -> None:

@@ -52,10 +52,11 @@ def finish(
 ) -> tuple[dict[str, Any], Path]:
     """Write model, evaluation and report; returns the evaluation and the report's path.
 
-    The test split is evaluated where there is one, else validation, else the training pictures.
+    Unless the recipe names a split, test pictures are evaluated where there are any, else those of
+    validation, else the training pictures.
     """
     write_model(state, recipe, inputs, folder)
-    split = inputs.source.evaluation_split()
+    split = recipe.evaluate_on or inputs.source.evaluation_split()
     pictures = inputs.source.splits[split]
     progress.say(f"evaluating on {len(pictures):,} {split} pictures")
     evaluation = evaluate(

@@ -87,6 +87,7 @@ class Recipe:
     clip_norm: float = 0.0  # gradients are scaled down to this norm; 0: never
     averaging: float = 0.99  # decay a step of the averaged weights that are evaluated; 0: none
     select: Literal["last", "best"] = "last"  # epoch (best by validation) that becomes the model
+    evaluate_on: Literal["val", "test"] | None = None  # measured at the end; None: test if there is
     freeze_epochs: int = 0  # first epochs that train the head alone (with `weights`)
     backbone_lr: float = 1.0  # learning rate of all but the head, as a share of `lr`
     layer_decay: float = 1.0  # factor on it for each block further from the head, 0..1

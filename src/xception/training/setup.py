@@ -97,6 +97,11 @@ def open_inputs(recipe: Recipe, preprocessing: Preprocessing) -> Inputs:
     train = source.splits.get("train")
     if train is None or len(train) < 2:
         raise DataError(f"{recipe.data} has fewer than two training pictures")
+    if recipe.evaluate_on is not None and not source.splits.get(recipe.evaluate_on):
+        raise RecipeError(
+            f"recipe field evaluate_on is {recipe.evaluate_on}, but {recipe.data} has no such "
+            f"pictures (it has {', '.join(source.splits)}); name another split or none"
+        )
     augmentation = Augmentation(
         crop=recipe.crop,
         crop_padding=recipe.crop_padding,

@@ -99,6 +99,33 @@ def test_models_in_models(
     torch.testing.assert_close(found, keras_rows(model, values), rtol=0, atol=1e-4)
 
 
+def test_a_sequential_model_of_keras_before_2_2_3(
+    keras: ModuleType,
+    tiny_body: Callable[[Any], Any],
+    contents_of: Callable[[Path], FileContents],
+    as_keras_2: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    """Its configuration is a list of layers, the first of which has the shape of the input."""
+    inputs = keras.Input(SIZE)
+    model = sequential(keras, keras.Model(inputs, tiny_body(inputs), name="body"))
+    model.save(tmp_path / "model.h5")
+    contents = contents_of(tmp_path / "model.h5")
+    assert contents.config is not None
+    _, *layers = as_keras_2(contents.config)["config"]["layers"]
+    layers[0]["config"]["batch_input_shape"] = [None, *SIZE]
+    old = FileContents(
+        kind="keras h5",
+        tensors=contents.tensors,
+        config={"class_name": "Sequential", "config": layers},
+    )
+    found, expected = recognise(old).model, recognise(contents).model
+    assert found.architecture == expected.architecture
+    assert found.preprocessing == expected.preprocessing
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor)
+
+
 def test_the_names_of_nested_layers(
     keras: ModuleType,
     tiny_body: Callable[[Any], Any],

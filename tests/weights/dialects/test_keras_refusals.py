@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -240,6 +241,44 @@ def test_a_changed_configuration(good: FileContents, name: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         recognise(changed(good, change))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+ODD_VALUES: list[Any] = [
+    None, True, 0, -1, 2**70, 1e308, math.inf, math.nan, "", "same", "\x1b[0m\n", "x" * 600, [], {},
+    [[]], [None], [0, 0], ["conv2d", 0, 0], "Dense", "Functional", "TFOpLambda", "Rescaling",
+    {"class_name": "__keras_tensor__", "config": {"keras_history": ["conv2d", 0, 0]}},
+]  # fmt: skip
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    found = [path] if path else []
+    items = value.items() if isinstance(value, dict) else ()
+    items = enumerate(value) if isinstance(value, list) else items
+    for key, inner in items:
+        found += places(inner, (*path, key))
+    return found
+
+
+def test_random_changes_give_a_classifier_or_one_line(good: FileContents) -> None:
+    chance = random.Random(0)
+    everywhere = places(good.config)
+    refused = 0
+    for _ in range(300):
+        config = copy.deepcopy(good.config)
+        *way, last = chance.choice(everywhere)
+        inside: Any = config
+        for key in way:
+            inside = inside[key]
+        if chance.random() < 0.2:
+            del inside[last]
+        else:
+            inside[last] = copy.deepcopy(chance.choice(ODD_VALUES))
+        try:
+            recognise(FileContents(kind=good.kind, tensors=good.tensors, config=config))
+        except ValueError as error:
+            refused += 1
+            assert str(error).isprintable() and len(str(error)) < 500
+    assert 50 < refused < 300  # what only concerns training may be anything
 
 
 def without(contents: FileContents, part: str) -> FileContents:

@@ -89,16 +89,21 @@ def test_a_note_tells_what_layers_leave_open(
     assert_equal(model, back)
 
 
-@pytest.mark.parametrize("note", ["of another network", "of other arguments", "no note at all"])
+BAD_NOTES = {
+    "no note at all": '{"xception": 3}',
+    "bad arguments": '{"format_version": 1, "class_names": null, "preprocessing": {}, '
+    '"architecture": {"name": "xception_tiny", "args": {"num_classes": 3, "name": "a"}}}',
+}
+
+
+@pytest.mark.parametrize("note", ["of another network", "of other arguments", *BAD_NOTES])
 def test_a_note_that_does_not_fit_is_passed_over(note: str, tmp_path: Path) -> None:
     model = made("xception_tiny", {"num_classes": 3})
     others = {
         "of another network": made("mini_xception", {"num_classes": 3}),
         "of other arguments": made("xception_tiny", {"num_classes": 4, "residual": False}),
     }
-    text = '{"xception": 3}'
-    if note in others:
-        text = ModelDescription.of(others[note], {}).to_json()
+    text = BAD_NOTES.get(note) or ModelDescription.of(others[note], {}).to_json()
     back = recognise(archived(model, tmp_path / "m.keras", note=text)).model
     assert back.architecture == model.architecture
     assert_equal(model, back)

@@ -135,6 +135,7 @@ def test_report_and_architecture(archive: Path, contents_of: Contents) -> None:
         name for name in model.state_dict() if not name.endswith("num_batches_tracked")
     }
     assert report.left_out == ()
+    assert all(tensor.is_contiguous() for tensor in model.state_dict().values())
     arguments = model.architecture["args"]
     assert arguments["bn_eps"] == 1e-3 and arguments["bn_momentum"] == 0.01
     assert arguments["padding"] == "keras" and arguments["num_classes"] == CLASSES

@@ -27,8 +27,11 @@ _OWN_MODULES = ("keras", "tf_keras", "tensorflow")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """inputs: names of the layers read; operands: the arguments in order, `TENSOR` for each input;
-    options: arguments by name, tensors left out."""
+    """What a layer is called on.
+
+    inputs: names of the layers read; operands: the arguments in order, `TENSOR` for each input
+    options: arguments by name, tensors left out
+    """
 
     inputs: tuple[str, ...]
     operands: tuple[object, ...]
@@ -62,7 +65,7 @@ def entry_of(value: Any) -> Entry:
     kind: str = value["class_name"]
     config = value.get("config")
     if isinstance(config, list) and kind == "Sequential":  # Keras before 2.2.3
-        config = {"layers": config}
+        config = {"name": "sequential", "layers": config}
     if not isinstance(config, Mapping):
         raise ValueError(f"is damaged: its layer of class {quoted(kind)} has no configuration")
     name = value.get("name", config.get("name"))

@@ -27,8 +27,11 @@ _STATE = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerWeights:
-    """One layer's. layer: how messages call it; kind: Keras's class; there: names in the file, in
-    Keras's order; here: our names, in the same order."""
+    """One layer's.
+
+    layer: how messages call it; kind: Keras's class
+    there: names in the file, in Keras's order; here: our names, in the same order
+    """
 
     layer: str
     kind: str
@@ -173,7 +176,7 @@ def _turned(tensor: Tensor, role: str, shape: list[int], layer: LayerWeights) ->
             f"holds variances below zero in its {layer.layer}; copy or download it again"
         )
     if role == "depthwise_kernel":  # hwcm -> (c m)1hw
-        return tensor.permute(2, 3, 0, 1).reshape(shape)
+        return tensor.permute(2, 3, 0, 1).reshape(shape).contiguous()
     if tensor.dim() == 4:  # hwco -> ochw
         return tensor.permute(3, 2, 0, 1).contiguous()
     return tensor.t().contiguous() if tensor.dim() == 2 else tensor

@@ -88,14 +88,12 @@ class Graph:
     output: index of the node whose value the model gives
     readers: for each node the indices of those that read it
     input_shape: height, width, channels as far as the file says
-    name: the outermost model's
     """
 
     nodes: Sequence[Node]
     output: int
     readers: Sequence[Sequence[int]]
     input_shape: tuple[int | None, int | None, int | None]
-    name: str
 
 
 def read_graph(contents: FileContents) -> Graph:
@@ -127,7 +125,6 @@ def read_graph(contents: FileContents) -> Graph:
         output=output,
         readers=readers,
         input_shape=reader.input_shape,
-        name=model.name,
     )
 
 

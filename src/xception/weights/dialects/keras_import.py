@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from xception.models import resolved_arguments
@@ -91,6 +92,11 @@ def _candidate(name: str, arguments: Mapping[str, Any]) -> _Candidate:
     return _Candidate(name=name, arguments=arguments, plan=plan_of(skeleton))
 
 
+@cache
+def _known() -> tuple[_Candidate, ...]:
+    return tuple(_candidate(name, {}) for name in NETWORKS)
+
+
 def _noted(contents: FileContents) -> list[_Candidate]:
     """The network that a file of our own export names, which may have any arguments.
 
@@ -103,15 +109,14 @@ def _noted(contents: FileContents) -> list[_Candidate]:
         architecture = ModelDescription.from_json(note).architecture
         if architecture["name"] in NETWORKS:
             return [_candidate(architecture["name"], architecture["args"])]
-    except ValueError:
+    except (TypeError, ValueError):
         pass
     return []
 
 
 def _network(graph: Graph, start: int, noted: list[_Candidate]) -> tuple[_Candidate, Match]:
     """The network that fits; else the complaint is that of the one that is most like the graph."""
-    known = [_candidate(name, {}) for name in NETWORKS]
-    known.sort(key=lambda candidate: -likeness(graph, candidate.plan))
+    known = sorted(_known(), key=lambda candidate: -likeness(graph, candidate.plan))
     complaint: Mismatch | None = None
     for candidate in (*noted, *known):
         try:

@@ -93,13 +93,13 @@ def recognise_weights(contents: FileContents, dialect: str) -> Imported:
         Pictures(), model.preprocessing, model.in_channels, model.minimum_size
     )
     model.preprocessing = preprocessing
+    network = "keras.applications.Xception" if name == "xception" else name
     report = ImportReport(
         dialect=f"{dialect}: {name}",
         mapped=mapped,
         left_out=left_over(tensors, (there for there, _ in mapped), {}),
         choices=(
-            "the file holds weights alone: taken for the layers of keras.applications.Xception in "
-            "their order",
+            f"the file holds weights alone: taken for the layers of {network} in Keras's order",
             "the file does not say how batch normalization is set: epsilon 0.001, momentum 0.99, "
             "Keras's defaults",
             *head.notes,
