@@ -40,7 +40,7 @@ def test_without_validation_the_last_epoch_is_taken(recipe: Recipe) -> None:
 def test_the_test_pictures_can_stay_unseen(recipe: Recipe) -> None:
     result = train(recipe.replaced(evaluate_on="val"))
     assert result.evaluation is not None and result.evaluation["split"] == "val"
-    with pytest.raises(RecipeError, match="evaluate_on is val, but .* has no such pictures"):
+    with pytest.raises(RecipeError, match=r"evaluate_on is val, but .* has no such pictures"):
         train(recipe.replaced(evaluate_on="val", val_fraction=0.0, name="other"))
 
 

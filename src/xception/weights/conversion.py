@@ -19,11 +19,11 @@ from xception.weights.dialects.keras_export import to_keras
 from xception.weights.dialects.keras_writer import write_keras_archive, write_keras_weights
 from xception.weights.dialects.torch_dialects import timm_state_dict, to_state_dict
 from xception.weights.files.contents import FileContents
-from xception.weights.header import quoted
 from xception.weights.imported import ImportReport
 from xception.weights.model_file import save, write_file
 from xception.weights.opening import import_file
 from xception.weights.parity import Parity, parity_with_keras, parity_with_timm
+from xception.weights.wording import quoted
 
 Target = Literal["xception", "timm", "cadene", "keras"]
 SUFFIXES: dict[Target, tuple[str, ...]] = {

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xception.models import Classifier, Preprocessing
-from xception.weights.header import parse_json, quoted
+from xception.weights.header import parse_json
+from xception.weights.wording import quoted
 
 FORMAT_VERSION = 1
 METADATA_KEY = "xception"  # under which other formats keep it, too

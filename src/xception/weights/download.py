@@ -23,8 +23,9 @@ from urllib.parse import urlsplit
 
 from xception.atomic import move_atomically
 from xception.weights.checksum import CHUNK_BYTES, Checksum, Digests
-from xception.weights.header import parse_json, quoted
+from xception.weights.header import parse_json
 from xception.weights.transfer_bar import Progress
+from xception.weights.wording import quoted
 
 MAX_BYTES = 4 * 2**30  # of a file whose size nobody has told
 TIMEOUT = 30.0  # seconds without an answer or a byte

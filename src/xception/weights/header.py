@@ -12,6 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from xception.weights.wording import quoted
+
 MAX_HEADER_BYTES = 16 * 2**20  # some 20,000 class names and as many tensors need 5 MiB
 MAX_AXES = 8
 
@@ -94,13 +96,6 @@ def parse_json(text: str, what: str) -> Any:
         )
     except (ValueError, RecursionError) as error:
         raise ValueError(f"is damaged: its {what} is no valid JSON ({quoted(error)})") from None
-
-
-def quoted(value: object, most: int = 80) -> str:
-    """Anything from a file as short printable text on one line."""
-    text = str(value)[: most + 1]
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    return shown if len(text) <= most else shown[:most] + "..."
 
 
 def _text(content: bytes) -> str:

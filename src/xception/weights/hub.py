@@ -17,7 +17,6 @@ from typing import Any
 from xception.errors import ModelFileError, UsageError
 from xception.weights.checksum import check_file
 from xception.weights.download import UnreachableError, download
-from xception.weights.header import quoted
 from xception.weights.huggingface import HUB_PREFIX, HubFile, HubName, fetch
 from xception.weights.published import (
     PublishedFile,
@@ -26,6 +25,7 @@ from xception.weights.published import (
     published_entry,
 )
 from xception.weights.transfer_bar import transfer_bar
+from xception.weights.wording import quoted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

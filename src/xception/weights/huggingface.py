@@ -19,7 +19,8 @@ from typing import Any
 from xception.errors import UsageError
 from xception.weights.checksum import Checksum, check_file
 from xception.weights.download import MAX_BYTES, UnreachableError
-from xception.weights.header import parse_json, quoted
+from xception.weights.header import parse_json
+from xception.weights.wording import quoted
 
 HUB_PREFIX = "hf-hub:"
 CONFIG_NAME = "config.json"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xception.errors import UsageError
 from xception.models import Classifier, resolved_arguments
-from xception.weights.header import quoted
+from xception.weights.wording import quoted
 
 FREE_ARGUMENTS = ("num_classes", "dropout")  # no weight below the last layer depends on them
 HEAD_ARGUMENTS = ("pooling", "fc_units", "head_layers")  # none below the head does

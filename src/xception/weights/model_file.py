@@ -22,8 +22,9 @@ from xception.atomic import write_atomically
 from xception.errors import ModelFileError
 from xception.models import Classifier
 from xception.weights.description import METADATA_KEY, ModelDescription
-from xception.weights.header import Header, quoted
+from xception.weights.header import Header
 from xception.weights.skeleton import build_skeleton, check_tensors, entry_of
+from xception.weights.wording import quoted
 
 FILE_NAME = "model.safetensors"  # of the model in a run folder
 

@@ -25,7 +25,7 @@ from xception.errors import ModelFileError
 from xception.models import Classifier
 from xception.weights.description import METADATA_KEY, ModelDescription
 from xception.weights.files.contents import FileContents
-from xception.weights.header import Header, quoted, read_header
+from xception.weights.header import Header, read_header
 from xception.weights.imported import Imported, ImportReport
 from xception.weights.model_file import (
     FILE_NAME,
@@ -34,6 +34,7 @@ from xception.weights.model_file import (
     read_model,
     read_tensors,
 )
+from xception.weights.wording import quoted
 
 if TYPE_CHECKING:
     from xception.weights.hub import Resolved

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from xception.models import Classifier, create_model, list_models, resolved_arguments
-from xception.weights.header import TensorEntry, quoted
+from xception.weights.header import TensorEntry
+from xception.weights.wording import listed, quoted, sizes
 
 MAX_LIST = 32  # entries of an argument that is a list (fc_units, head_layers)
 _FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -56,17 +57,17 @@ def check_tensors(model: Classifier, tensors: Mapping[str, TensorEntry]) -> None
     wanted = model.state_dict()
     missing = [name for name in wanted if name not in tensors]
     if missing:
-        raise ValueError(f"lacks tensors that its network needs: {_listed(missing)}")
+        raise ValueError(f"lacks tensors that its network needs: {listed(missing)}")
     extra = [name for name in tensors if name not in wanted]
     if extra:
-        raise ValueError(f"holds tensors that its network does not have: {_listed(extra)}")
+        raise ValueError(f"holds tensors that its network does not have: {listed(extra)}")
     precisions: dict[str, str] = {}  # dtype of floating tensors -> the first that has it
     for name, tensor in wanted.items():
         entry = tensors[name]
         if entry.shape != tuple(tensor.shape):
             raise ValueError(
-                f"does not fit its description: {name} is {_sizes(entry.shape)}, the network "
-                f"needs {_sizes(tuple(tensor.shape))}"
+                f"does not fit its description: {name} is {sizes(entry.shape)}, the network "
+                f"needs {sizes(tuple(tensor.shape))}"
             )
         allowed = _FLOATS.values() if tensor.is_floating_point() else [_DTYPE_NAMES[tensor.dtype]]
         if entry.dtype not in allowed:
@@ -98,12 +99,3 @@ def _is_of_kind(value: Any, default: Any) -> bool:
         is_list = isinstance(value, list) and len(value) <= MAX_LIST
         return is_list and all(type(v) in (int, str) for v in value)
     return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _listed(names: list[str], most: int = 3) -> str:
-    shown = ", ".join(quoted(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-def _sizes(shape: tuple[int, ...]) -> str:
-    return quoted("x".join(map(str, shape))) if shape else "a single number"

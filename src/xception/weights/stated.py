@@ -7,10 +7,10 @@ from typing import Any
 
 from xception.models import Classifier, Preprocessing
 from xception.weights.description import check_class_names
-from xception.weights.header import quoted
 from xception.weights.hub import Resolved
 from xception.weights.imagenet import imagenet_classes
 from xception.weights.imported import Imported
+from xception.weights.wording import quoted
 
 IMAGENET_CLASSES = 1000
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from xception.models import Classifier, resolved_arguments
-from xception.weights.header import quoted
 from xception.weights.imported import ImportReport
 from xception.weights.skeleton import build_skeleton, check_tensors, entry_of
+from xception.weights.wording import listed, quoted, sizes
 
 _COUNT = ".num_batches_tracked"  # nothing computes with it where the momentum is a number
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -126,13 +126,6 @@ def exported(model: Classifier, counterpart: Counterpart) -> dict[str, Tensor]:
     return {names[ours]: tensor for ours, tensor in tensors.items()}
 
 
-def listed(names: Iterable[str], most: int = 3) -> str:
-    """The first of the names in print, and how many more there are."""
-    names = list(names)
-    shown = ", ".join(quoted(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
 def _check_arguments(arguments: Mapping[str, Any], counterpart: Counterpart) -> None:
     own = resolved_arguments(counterpart.name, **arguments)
     there = resolved_arguments(counterpart.name, **counterpart.arguments)
@@ -171,8 +164,8 @@ def _check_names(needed: Iterable[str], tensors: Mapping[str, Tensor], library: 
 def _check_form(name: str, tensor: Tensor, wanted: Tensor, library: str) -> None:
     if tensor.shape != wanted.shape:
         raise ValueError(
-            f"does not fit {library}: {quoted(name)} is {_sizes(tensor)}, not {_sizes(wanted)}; "
-            "give its state dict as it was saved"
+            f"does not fit {library}: {quoted(name)} is {sizes(tensor.shape)}, not "
+            f"{sizes(wanted.shape)}; give its state dict as it was saved"
         )
     if tensor.dtype not in _FLOATS or tensor.layout != torch.strided:
         raise ValueError(
@@ -199,10 +192,6 @@ def _check_numbers(tensors: Mapping[str, Tensor]) -> None:
         raise ValueError(
             f"holds variances below zero in {listed(negative)}; copy or download it again"
         )
-
-
-def _sizes(tensor: Tensor) -> str:
-    return quoted("x".join(map(str, tensor.shape))) if tensor.dim() else "a single number"
 
 
 def _dtype_name(tensor: Tensor) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xception.weights.dialects.keras_call import is_of_keras, shown
-from xception.weights.header import quoted
+from xception.weights.wording import quoted
 
 LINEAR = "linear"
 LAYERS = frozenset({"Activation", "ReLU", "LeakyReLU", "ELU", "Softmax"})

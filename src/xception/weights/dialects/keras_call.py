@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from xception.weights.header import quoted
+from xception.weights.wording import quoted
 
 MAX_INPUTS = 16  # tensors that one call may read
 MAX_NAME = 500  # characters

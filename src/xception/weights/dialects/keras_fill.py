@@ -15,8 +15,8 @@ from torch import Tensor
 
 from xception.models import Classifier, resolved_arguments
 from xception.weights.dialects.keras_plan import ROLES
-from xception.weights.header import quoted
 from xception.weights.skeleton import build_skeleton
+from xception.weights.wording import quoted, sizes
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _STATE = re.compile(
@@ -163,8 +163,8 @@ def _turned(tensor: Tensor, role: str, shape: list[int], layer: LayerWeights) ->
     expected = _keras_shape(role, shape)
     if list(tensor.shape) != expected:
         raise ValueError(
-            f"does not fit its network: the {role} of its {layer.layer} is {_sizes(tensor.shape)}, "
-            f"{_sizes(expected)} is needed"
+            f"does not fit its network: the {role} of its {layer.layer} is {sizes(tensor.shape)}, "
+            f"{sizes(expected)} is needed"
         )
     if not torch.isfinite(tensor).all():
         raise ValueError(
@@ -189,10 +189,6 @@ def _keras_shape(role: str, shape: list[int]) -> list[int]:
     if len(shape) == 4:
         return [*shape[2:], shape[1], shape[0]]
     return shape[::-1]
-
-
-def _sizes(shape: Sequence[int]) -> str:
-    return quoted("x".join(map(str, shape))) if shape else "a single number"
 
 
 def _dtype(dtype: torch.dtype) -> str:

@@ -28,7 +28,7 @@ from xception.weights.dialects.keras_places import (
     check_distinct,
 )
 from xception.weights.files.contents import FileContents
-from xception.weights.header import quoted
+from xception.weights.wording import quoted
 
 MAX_LAYERS = 4_000  # of all models in a file together; Keras's Xception has 132
 MAX_NESTING = 8  # models inside models

@@ -33,9 +33,9 @@ from xception.weights.dialects.keras_match import Match, Mismatch, likeness, mat
 from xception.weights.dialects.keras_plan import PlannedLayer, plan_of
 from xception.weights.dialects.keras_weights_only import recognise_weights
 from xception.weights.files.contents import FileContents
-from xception.weights.header import quoted
 from xception.weights.imported import Imported, ImportReport
 from xception.weights.skeleton import build_skeleton
+from xception.weights.wording import quoted
 
 NETWORKS: Mapping[str, Callable[[Graph, int], HeadPart]] = {  # and how their head is read
     "xception": pooled_head,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from xception.weights.dialects.keras_call import CONTAINERS, Entry, entry_of
-from xception.weights.header import quoted
+from xception.weights.wording import quoted
 
 _COUNTED = "layers"
 _COUNTED_TWICE = "_layer_checkpoint_dependencies"  # Keras 2.12 and 2.13

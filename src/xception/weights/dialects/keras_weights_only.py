@@ -29,9 +29,9 @@ from xception.weights.dialects.keras_inputs import Pictures, preprocessing_of
 from xception.weights.dialects.keras_places import ArchivePlace, inner_layer
 from xception.weights.dialects.keras_plan import PlannedLayer, in_keras_order, plan_of
 from xception.weights.files.contents import FileContents
-from xception.weights.header import quoted
 from xception.weights.imported import Imported, ImportReport
 from xception.weights.skeleton import build_skeleton
+from xception.weights.wording import quoted
 
 _NETWORKS = ("xception", "xception_small", "xception_tiny", "xception_tiny_r4")
 _KINDS = {

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from xception.weights.dialects.counterpart import listed
+from xception.weights.wording import listed
 
 
 def prefix_of(names: Iterable[str], mark: re.Pattern[str], library: str) -> str | None:

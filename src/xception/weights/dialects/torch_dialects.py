@@ -10,9 +10,9 @@ from torch import Tensor
 
 from xception.models import Classifier
 from xception.weights.dialects import torch_aligned, torch_legacy
-from xception.weights.dialects.counterpart import listed
 from xception.weights.files.contents import FileContents
 from xception.weights.imported import Imported
+from xception.weights.wording import listed
 
 Target = Literal["timm", "cadene"]
 

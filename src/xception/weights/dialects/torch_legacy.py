@@ -18,7 +18,7 @@ from torch import Tensor
 
 from xception.models import Classifier, Preprocessing
 from xception.models.layout import PAPER, Layout
-from xception.weights.dialects.counterpart import Counterpart, exported, fill, listed
+from xception.weights.dialects.counterpart import Counterpart, exported, fill
 from xception.weights.dialects.state_dict import in_channels_of, num_classes_of, prefix_of
 from xception.weights.dialects.unsaid import (
     class_choice,
@@ -28,6 +28,7 @@ from xception.weights.dialects.unsaid import (
 )
 from xception.weights.files.contents import FileContents
 from xception.weights.imported import Imported
+from xception.weights.wording import listed
 
 _MARK = re.compile(r"block\d+\.rep\.\d+\.(?:conv1|pointwise)\.weight$")
 _LAST_LAYER = re.compile(r"((?:fc|last_linear|head\.fc|classifier)(?:\.\d{1,3})?)\.(?:weight|bias)")

@@ -25,7 +25,8 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
-from xception.weights.header import Header, parse_json, quoted, read_header
+from xception.weights.header import Header, parse_json, read_header
+from xception.weights.wording import quoted
 
 MEMORY_BYTES = 48 * 2**20  # what the child may take beyond its interpreter and twice the file
 MAX_EXPANSION = 16  # tensor bytes / file bytes; the weights of a trained network pack by 1.1

@@ -18,7 +18,8 @@ from xception.weights.description import METADATA_KEY
 from xception.weights.files.contents import FileContents
 from xception.weights.files.hdf5 import Hdf5Contents, read_hdf5
 from xception.weights.files.zip_archive import ZipArchive, open_archive
-from xception.weights.header import parse_json, quoted
+from xception.weights.header import parse_json
+from xception.weights.wording import quoted
 
 MAX_CONFIG_BYTES = 4 * 2**20  # an Xception's has 0.12 MB
 MAX_CONFIG_VALUES = 250_000  # an Xception's has 6,000; each takes some 100 bytes of memory

@@ -27,7 +27,7 @@ from xception.weights.files.torch_storages import (
 )
 from xception.weights.files.torch_tensors import layout_of, read_tensors
 from xception.weights.files.zip_archive import ZipArchive, open_archive
-from xception.weights.header import quoted
+from xception.weights.wording import quoted
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the format without zip
 _PROTOCOL = 1001  # the second

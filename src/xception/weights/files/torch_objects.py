@@ -14,7 +14,7 @@ from typing import Any, Literal
 from xception.weights.files.pickle_values import Made, Name, Persistent, elements_of, pairs_of
 from xception.weights.files.torch_storages import class_of
 from xception.weights.files.torch_tensors import is_tensor
-from xception.weights.header import quoted
+from xception.weights.wording import quoted
 
 MAX_TENSORS = 20_000
 MAX_DEPTH = 64  # of modules in modules

@@ -14,7 +14,7 @@ import torch
 
 from xception.weights.files.pickle_values import Name, Persistent
 from xception.weights.files.zip_archive import PIECE_BYTES, ZipArchive
-from xception.weights.header import quoted
+from xception.weights.wording import quoted
 
 _AGAIN = "copy or download it again"
 _DTYPES = {

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from xception.weights.files.pickle_values import Made, Name, pairs_of
 from xception.weights.files.torch_storages import Storages, StorageView, view_of
-from xception.weights.header import MAX_AXES, quoted
+from xception.weights.header import MAX_AXES
+from xception.weights.wording import quoted
 
 MAX_EXPANSION = 4  # bytes of all tensors / bytes of the storages that they are views of
 FREE_BYTES = 2**20  # bytes of tensors that need no storage of their size: expanded constants

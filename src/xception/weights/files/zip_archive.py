@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, NoReturn
 
-from xception.weights.header import quoted
+from xception.weights.wording import quoted
 
 MAX_MEMBERS = 10_000  # a network of 71 layers has some 700 tensors, each a member
 MAX_DIRECTORY_BYTES = 4 * 2**20
