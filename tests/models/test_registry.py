@@ -27,7 +27,7 @@ from xception.models.layout import TINY
 def test_names() -> None:
     assert list_models() == [
         "xception", "xception41", "xception65", "xception71", "xception41p", "xception65p",
-        "xception_tiny", "xception_tiny_r4", "xception_small", "mini_xception",
+        "xception_tiny", "xception_small", "mini_xception",
     ]  # fmt: skip
 
 

@@ -238,9 +238,7 @@ def test_output_strides_that_there_are_not(output_stride: object) -> None:
         meta(output_stride=output_stride)
 
 
-@pytest.mark.parametrize(
-    "name, reached", [("xception_tiny", [1, 2, 4, 8]), ("xception_tiny_r4", [1, 2, 4])]
-)
+@pytest.mark.parametrize("name, reached", [("xception_tiny", [1, 2, 4, 8])])
 def test_output_strides_of_the_small_networks(name: str, reached: list[int]) -> None:
     """Every reduction that the network reaches, its own among them."""
     for output_stride in reached:

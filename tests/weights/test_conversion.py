@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,12 +133,72 @@ def test_without_the_other_library_it_says_so(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(parity, "find_spec", lambda name: None)
-    assert parity_with_keras(tmp_path / "m.keras", tiny()) == "Keras is not installed"
+    found = parity_with_keras({}, tmp_path / "m.keras", tiny(), takes_raw=False)
+    assert found == "Keras is not installed"
     assert parity_with_timm("legacy_xception", {}, tiny()) == "timm is not installed"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="keras is not installed")
-def test_keras_that_cannot_load_a_file_is_no_crash(tiny: Tiny, tmp_path: Path) -> None:
-    (tmp_path / "m.keras").write_bytes(b"nothing")
-    found = parity_with_keras(tmp_path / "m.keras", tiny())
+def test_a_file_with_its_own_scaling_is_compared_rightly(tmp_path: Path) -> None:
+    """Keras gets pictures of 0..255 there; random layers that say training=True stand still."""
+    model = randomized(create_model("mini_xception", num_classes=3))
+    assert isinstance(model, Classifier)
+    save(model, tmp_path / "m.safetensors")
+    convert(tmp_path / "m.safetensors", tmp_path / "m.keras", check=False)
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    layers = config["config"]["layers"]
+    between = []
+    before = layers[0]["name"]
+    for kind, settings, options in (
+        ("RandomFlip", {"mode": "horizontal"}, {"training": True}),
+        ("Rescaling", {"scale": 1 / 127.5, "offset": -1.0}, {}),
+    ):
+        tensor = {"shape": [None, 64, 64, 1], "dtype": "float32", "keras_history": [before, 0, 0]}
+        node = {"args": [{"class_name": "__keras_tensor__", "config": tensor}], "kwargs": options}
+        before = kind.lower()
+        between.append(
+            {
+                "module": "keras.layers",
+                "class_name": kind,
+                "config": {"name": before, "dtype": "float32", **settings},
+                "registered_name": None,
+                "name": before,
+                "inbound_nodes": [node],
+            }
+        )
+    first = layers[1]["inbound_nodes"][0]["args"][0]["config"]["keras_history"]
+    first[0] = before
+    config["config"]["layers"] = [layers[0], *between, *layers[1:]]
+    members["config.json"] = json.dumps(config).encode()
+    members["metadata.json"] = b'{"keras_version": "3.0.0"}'
+    with zipfile.ZipFile(tmp_path / "scaled.keras", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    done = convert(tmp_path / "scaled.keras", tmp_path / "n.safetensors")
+    assert isinstance(done.parity, Parity), done.parity
+    assert done.parity.is_good and done.parity.largest > 1e-3
+
+
+@pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="keras is not installed")
+def test_modules_beside_the_users_file_are_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = randomized(create_model("mini_xception", num_classes=3))
+    assert isinstance(model, Classifier)
+    save(model, tmp_path / "m.safetensors")
+    for name in ("keras", "numpy", "torch", "json"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'witness')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    done = convert("m.safetensors", "m.keras")
+    assert isinstance(done.parity_after, Parity) and done.parity_after.is_good
+    assert not (tmp_path / "witness").exists()
+
+
+def test_what_keras_cannot_make_is_no_crash(tiny: Tiny, tmp_path: Path) -> None:
+    pytest.importorskip("keras")
+    (tmp_path / "w.h5").write_bytes(b"nothing")
+    config = {"module": "keras", "class_name": "Functional", "config": {"layers": []}}
+    found = parity_with_keras(config, tmp_path / "w.h5", tiny(), takes_raw=False)
     assert isinstance(found, str) and found.startswith("Keras cannot load it")

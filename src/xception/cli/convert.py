@@ -11,7 +11,7 @@ import tyro
 
 from xception.cli.arguments import Switch, parse, unset, word
 from xception.cli.output import writable_file
-from xception.cli.screen import say
+from xception.cli.screen import say, shown
 from xception.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ DESCRIPTION = """Turn weights of one library into a file for another.
 
 SOURCE is a model file or run folder of xception, a Keras file (.keras, .weights.h5, .h5),
 or a state dict or pickled module of timm, Cadene's or FaceForensics' Xception (.pth,
-.safetensors); its content tells which. FILE's ending tells what is written: .safetensors a
+.safetensors), whose content tells which; or hf-hub:OWNER/NAME, or a name that `xception
+models --pretrained` lists. FILE's ending tells what is written: .safetensors a
 model file of xception, .keras or .weights.h5 Keras, .pth a state dict by timm's names.
 
 What was mapped and what had to be chosen is printed, and, where the other library is
@@ -85,7 +86,13 @@ def run(argv: Sequence[str]) -> int:
         check=not arguments.no_check,
     )
     _show(arguments, conversion)
-    return 0
+    bad = [p for p in (conversion.parity, conversion.parity_after) if _is_bad(p)]
+    if bad:
+        say(
+            "xception: the two compute different numbers: do not rely on this file, and report it "
+            "with its dialect and versions"
+        )
+    return 1 if bad else 0
 
 
 def _class_names(words: tuple[str, ...]) -> list[str] | None:
@@ -103,6 +110,8 @@ def _class_names(words: tuple[str, ...]) -> list[str] | None:
             return path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--classes {path}: no text file that can be read ({error})") from None
+    if len(words) == 1 and ("/" in words[0] or path.suffix == ".txt"):
+        raise UsageError(f"--classes {words[0]}: there is no such file")
     return list(words)
 
 
@@ -123,20 +132,24 @@ def _show(arguments: Arguments, conversion: Conversion) -> None:
     from xception.weights import ModelDescription
 
     report = conversion.report
-    print(f"{arguments.source}: {report.dialect}")
+    print(f"{shown(arguments.source)}: {shown(report.dialect)}")
     if report.mapped:
         print(f"mapped {len(report.mapped)} tensors")
     if arguments.mapping:
         for there, here in report.mapped:
-            print(f"  {there} -> {here}")
+            print(f"  {shown(there)} -> {here}")
     for name, reason in report.left_out:
-        print(f"left out {name}: {reason}")
+        print(f"left out {shown(name)}: {shown(reason)}")
     for choice in report.choices:
-        print(f"chosen: {choice}")
+        print(f"chosen: {shown(choice)}")
     _show_parity(conversion.parity, "")
     show_description(str(arguments.destination), ModelDescription.of(conversion.model, {}))
     _show_parity(conversion.parity_after, "written file: ")
     say(f"written: {arguments.destination}")
+
+
+def _is_bad(parity: Parity | str | None) -> bool:
+    return parity is not None and not isinstance(parity, str) and not parity.is_good
 
 
 def _show_parity(parity: Parity | str | None, whose: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from xception.cli.arguments import Model, Switch, parse, unset
 from xception.cli.output import writable_file
-from xception.cli.screen import say
+from xception.cli.screen import say, shown
 from xception.errors import UsageError
 
 if TYPE_CHECKING:
@@ -94,13 +94,13 @@ def _from_file(name: str) -> tuple[Classifier, ModelDescription]:
     import difflib
 
     from xception.models import list_models
-    from xception.weights import ModelDescription, open_model
+    from xception.weights import ModelDescription, is_elsewhere, open_model
 
-    if not Path(name).expanduser().exists():
+    if not is_elsewhere(name) and not Path(name).expanduser().exists():
         near = difflib.get_close_matches(name, list_models(), n=1)
         hint = f"did you mean {near[0]}?" if near else "`xception models` lists the networks"
         raise UsageError(f"{name} is no network and there is no such file; {hint}")
     imported = open_model(name)
     for choice in imported.report.choices:
-        say(f"chosen: {choice}")
+        say(f"chosen: {shown(choice)}")
     return imported.model, ModelDescription.of(imported.model, imported.provenance)

@@ -57,16 +57,6 @@ TINY = Layout(  # 0.29 M parameters at 10 classes, for pictures of 28 to 64 pixe
     minimum_size=16,
 )
 
-TINY_R4 = Layout(  # as TINY with one pooling less: 0.28 M parameters, 2.9 times the MACs
-    stem=((64, 1),),
-    stem_padded=True,
-    entry=(BlockLayout(channels=(128, 128), pool=True, leading_activation=False),),
-    middle=(BlockLayout(channels=(128, 128, 128)),) * 2,
-    exit=(BlockLayout(channels=(256, 256), pool=True),),
-    tail=(),
-    minimum_size=16,
-)
-
 SMALL = Layout(  # 1.5 M parameters at 10 classes, for pictures of 28 to 64 pixels; our own numbers
     stem=((32, 1), (64, 1)),
     stem_padded=True,

@@ -13,7 +13,7 @@ from xception.models.aligned_layout import (
     ALIGNED_71,
     AlignedLayout,
 )
-from xception.models.layout import PAPER, SMALL, TINY, TINY_R4
+from xception.models.layout import PAPER, SMALL, TINY
 from xception.models.mini_xception import MiniXception
 from xception.models.preprocessing import Preprocessing
 from xception.models.registry import ModelEntry, register
@@ -83,14 +83,6 @@ register(
         name="xception_tiny",
         summary="for pictures of 28 to 64 px on a CPU",
         build=partial(Xception, TINY, bn_momentum=0.1),
-        preprocessing=_PICTURES_32,
-    )
-)
-register(
-    ModelEntry(
-        name="xception_tiny_r4",
-        summary="tiny with one pooling less, 2.9x MACs",
-        build=partial(Xception, TINY_R4, bn_momentum=0.1),
         preprocessing=_PICTURES_32,
     )
 )

@@ -29,7 +29,7 @@ def make_optimizer(model: nn.Module, head: nn.Module, recipe: Recipe) -> torch.o
         scale = 1.0
         if id(parameter) not in head_parameters:
             scale = recipe.backbone_lr * recipe.layer_decay ** depth.get(id(parameter), 0)
-        # Muon leaves the classes' own layer and filters of one channel alone, as its authors do.
+        # As its authors do, Muon leaves out the head and filters of a single channel.
         is_matrix = kind == "weight" and id(parameter) not in head_parameters
         groups.setdefault((scale, kind in recipe.no_decay, is_matrix), []).append(parameter)
     described: list[dict[str, Any]] = [

@@ -23,7 +23,7 @@ from xception.data import (
 from xception.errors import DataError, RecipeError, TrainingError
 from xception.models import Classifier, Preprocessing, create_model, model_entry
 from xception.training.recipe import Recipe
-from xception.weights import check_class_names, transfer
+from xception.weights import arguments_from, check_class_names, transfer
 
 DEFAULT_MODEL = "xception_tiny"
 LEAST_STEPS = 16  # an epoch
@@ -71,7 +71,8 @@ def with_model(recipe: Recipe, source: Classifier | None) -> Recipe:
 def adapted(recipe: Recipe, pictures: int, say: Callable[[str], None]) -> Recipe:
     """Fewer pictures a step where an epoch would have under 16 steps (a batch is 8 at least).
 
-    The learning rate follows: in proportion for SGD, by the square root for AdamW. Our choice.
+    The learning rate follows: in proportion for SGD, by the square root for AdamW and Muon. Our
+    choice.
     """
     batch_size = recipe.batch_size
     while batch_size >= 16 and pictures // batch_size < LEAST_STEPS:
@@ -158,10 +159,9 @@ def make_model(
         check_class_names(classes, len(classes))  # now, not when the model file is written
     except ValueError as error:
         raise DataError(f"{recipe.data} {error}") from None
-    arguments: dict[str, Any] = {}
+    arguments = {**recipe.model_arguments(), "num_classes": len(classes)}
     if source is not None and source.architecture["name"] == recipe.model:
-        arguments.update(source.architecture["args"])
-    arguments.update(recipe.model_arguments(), num_classes=len(classes))
+        arguments = arguments_from(source, arguments)
     torch.manual_seed(recipe.seed)
     try:
         model = cast(Classifier, create_model(str(recipe.model), **arguments))

@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = attach(
         "conversion": ["Conversion", "Target", "convert"],
         "creation": ["create_model"],
         "description": ["FORMAT_VERSION", "ModelDescription", "check_class_names"],
-        "matching": ["TransferReport", "transfer"],
+        "matching": ["TransferReport", "arguments_from", "transfer"],
         "hub": ["is_elsewhere", "resolve"],
         "imagenet": ["imagenet_classes"],
         "imported": ["Imported", "ImportReport"],

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -13,15 +14,15 @@ from typing import Any, Literal, cast, get_args
 import torch
 
 from xception.errors import ModelFileError, UsageError
-from xception.models import Classifier
+from xception.models import Classifier, Preprocessing
 from xception.weights.description import METADATA_KEY, ModelDescription, check_class_names
 from xception.weights.dialects.keras_export import to_keras
 from xception.weights.dialects.keras_writer import write_keras_archive, write_keras_weights
 from xception.weights.dialects.torch_dialects import timm_state_dict, to_state_dict
-from xception.weights.files.contents import FileContents
+from xception.weights.files.keras_file import weights_in
 from xception.weights.imported import ImportReport
 from xception.weights.model_file import save, write_file
-from xception.weights.opening import import_file
+from xception.weights.opening import ImportedFile, import_file
 from xception.weights.parity import Parity, parity_with_keras, parity_with_timm
 from xception.weights.wording import quoted
 
@@ -77,27 +78,45 @@ def convert(
     """
     path = Path(destination).expanduser()
     target = _target(path, to)
-    imported, contents = import_file(source)
-    model, report = imported.model, imported.report
+    source_file = import_file(source)
+    imported, model = source_file.imported, source_file.imported.model
     if classes is not None:
         try:
             check_class_names(list(classes), model.num_classes)
         except ValueError as error:
             raise UsageError(f"the model {error}; give as many different names") from None
         model.class_names = list(classes)
-    if changes:
-        try:
-            model.preprocessing = dataclasses.replace(model.preprocessing, **changes)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+    own = model.preprocessing
+    changed = _changed(own, changes or {}, model.minimum_size)
+    model.preprocessing = changed
+    write = _writer(model, path, target, imported.provenance)  # before a comparison of minutes
     before: Parity | str | None = None
-    if check and contents is not None:
-        before = _parity(Path(source).expanduser(), contents, model)
-    _write(model, path, target, imported.provenance)
+    if check and source_file.contents is not None:
+        model.preprocessing = own
+        before = _parity(source_file, model)
+        model.preprocessing = changed
+    write()
     after: Parity | str | None = None
     if check and target != "xception":
-        after = _parity(path, import_file(path)[1], model)
-    return Conversion(report=report, model=model, target=target, parity=before, parity_after=after)
+        try:
+            after = _parity(import_file(path), model)
+        except ModelFileError:  # weights alone do not tell every network
+            after = "by its weights alone the network cannot be told"
+    return Conversion(
+        report=imported.report, model=model, target=target, parity=before, parity_after=after
+    )
+
+
+def _changed(own: Preprocessing, changes: dict[str, Any], minimum_size: int) -> Preprocessing:
+    try:
+        changed = dataclasses.replace(own, **changes)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if changes and min(changed.size) < minimum_size:
+        raise UsageError(
+            f"size must be at least {minimum_size} pixels for this network, got {min(changed.size)}"
+        )
+    return changed
 
 
 def _target(destination: Path, to: Target | None) -> Target:
@@ -121,37 +140,49 @@ def _target(destination: Path, to: Target | None) -> Target:
     return to
 
 
-def _parity(path: Path, contents: FileContents | None, model: Classifier) -> Parity | str:
+def _parity(file: ImportedFile, model: Classifier) -> Parity | str:
+    contents = file.contents
     assert contents is not None
-    if contents.kind == "keras weights" or (contents.kind == "keras h5" and not contents.config):
+    if not contents.kind.startswith("keras"):
+        return parity_with_timm(*timm_state_dict(contents, model), model)
+    if contents.config is None:
         return "the file holds weights alone, of which Keras makes no model by itself"
-    if contents.kind.startswith("keras"):
-        return parity_with_keras(path, model)
-    return parity_with_timm(*timm_state_dict(contents, model), model)
+    takes_raw = file.imported.takes_raw
+    if contents.kind == "keras h5":
+        return parity_with_keras(contents.config, file.path, model, takes_raw=takes_raw)
+    with tempfile.NamedTemporaryFile(suffix=".h5") as weights, file.path.open("rb") as archive:
+        for piece in weights_in(archive, os.fstat(archive.fileno()).st_size):
+            weights.write(piece)
+        weights.flush()
+        path = Path(weights.name)
+        return parity_with_keras(contents.config, path, model, takes_raw=takes_raw)
 
 
-def _write(model: Classifier, path: Path, target: Target, provenance: dict[str, Any]) -> None:
+def _writer(
+    model: Classifier, path: Path, target: Target, provenance: dict[str, Any]
+) -> Callable[[], None]:
+    """What writes the file; raises ModelFileError when the target has no equal of the network."""
     shown = quoted(path, 500)
     if target == "xception":
-        save(model, path, provenance=provenance)
-        return
+        return lambda: save(model, path, provenance=provenance)
     try:
         if target == "keras":
-            output = to_keras(model)
-            name = model.architecture["name"]
-            if path.name.lower().endswith(".keras"):
-                notes = {METADATA_KEY: json.loads(ModelDescription.of(model, {}).to_json())}
-                write_file(path, lambda f: write_keras_archive(f, output, name, notes), shown)
-            else:
-                write_file(path, lambda f: write_keras_weights(f, output), shown)
-            return
+            return _keras_writer(model, path, shown)
         tensors = to_state_dict(model, target)
-        if path.suffix.lower() == ".safetensors":
-            from safetensors.torch import save as serialize
-
-            whole = {name: value.contiguous() for name, value in tensors.items()}
-            write_file(path, serialize(whole, metadata={"format": "pt"}), shown)
-        else:
-            write_file(path, lambda file: torch.save(tensors, file), shown)
     except ValueError as error:
         raise ModelFileError(f"{shown}: not written: the model {error}") from None
+    if path.suffix.lower() != ".safetensors":
+        return lambda: write_file(path, lambda file: torch.save(tensors, file), shown)
+    from safetensors.torch import save as serialize
+
+    whole = {name: value.contiguous() for name, value in tensors.items()}
+    return lambda: write_file(path, serialize(whole, metadata={"format": "pt"}), shown)
+
+
+def _keras_writer(model: Classifier, path: Path, shown: str) -> Callable[[], None]:
+    output = to_keras(model)
+    if not path.name.lower().endswith(".keras"):
+        return lambda: write_file(path, lambda f: write_keras_weights(f, output), shown)
+    name = model.architecture["name"]
+    notes = {METADATA_KEY: json.loads(ModelDescription.of(model, {}).to_json())}
+    return lambda: write_file(path, lambda f: write_keras_archive(f, output, name, notes), shown)

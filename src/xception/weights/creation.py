@@ -10,7 +10,7 @@ from torch import nn
 
 from xception import models
 from xception.models import Classifier, FeatureExtractor, model_entry
-from xception.weights.matching import transfer
+from xception.weights.matching import arguments_from, transfer
 from xception.weights.opening import load
 
 
@@ -30,15 +30,16 @@ def create_model(
     num_classes: logits that come out, by default 1000 or as in the file; 0 gives pooled features
     in_channels: channels of the input, by default the network's own or as in the file
     features_only, out_indices: a `FeatureExtractor` (feature maps, finest first) instead
-    pretrained: a model file of `save`, or a run folder with one; None for fresh weights
+    pretrained: what `load` takes (a file of xception, Keras, timm ..., or a name of
+        `published_weights()`); None for fresh weights
     arguments: the architecture's own, by default the network's or as in the file
 
     With `pretrained`, preprocessing comes along. So do last layer and class names when the numbers
     of classes agree; otherwise the last layer is fresh. The model is float32, in training mode.
 
     Raises ValueError naming an unknown model or argument and the nearest known one; UsageError when
-    an argument contradicts the file (all but num_classes and dropout must agree); ModelFileError
-    when the file cannot be used.
+    an argument contradicts the file (all but num_classes and those of the head must agree);
+    ModelFileError when the file cannot be used.
     """
     channels = {"num_classes": num_classes, "in_channels": in_channels}
     given = {**{key: n for key, n in channels.items() if n is not None}, **arguments}
@@ -51,7 +52,7 @@ def create_model(
     model_entry(name)  # a misspelt name is told before a file is read
     source = load(pretrained)
     if source.architecture["name"] == name:
-        given = {**source.architecture["args"], **given}
+        given = arguments_from(source, given)
     model = cast(Classifier, models.create_model(name, **given))
     report = transfer(model, source, classes=None, name=os.fspath(pretrained))
     if report.last_layer != "fresh":

@@ -111,9 +111,12 @@ def fetch(name: HubName, *, checksums: tuple[Checksum, ...], offline: bool) -> H
     except ModuleNotFoundError:
         raise UnreachableError('needs huggingface_hub: pip install "xception[hub]"') from None
     found, is_complete = _cached(name)
-    if found is None or not (is_complete or offline):
+    # Where the name leaves the file open, the cache may lack the one that comes first.
+    may_be_another = found is not None and name.file is None and found.name.file != WEIGHT_NAMES[0]
+    if found is None or not (is_complete or offline) or (may_be_another and not offline):
         try:
-            return _downloaded(found.name if found else name, checksums, offline)
+            wanted = name if found is None or may_be_another else found.name
+            return _downloaded(wanted, checksums, offline)
         except UnreachableError:
             if found is None:
                 raise

@@ -31,8 +31,10 @@ class Imported:
     """A classifier in eval mode with its class names and preprocessing, and the report.
 
     provenance: where the weights came from, as a model file keeps it
+    takes_raw: the network there scales values of 0..255 itself; here the preprocessing does
     """
 
     model: Classifier
     report: ImportReport = field(repr=False)
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
+    takes_raw: bool = False

@@ -35,6 +35,18 @@ class TransferReport:
     reason: str
 
 
+def arguments_from(source: Classifier, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The architecture's arguments of `source` with those that are `given` in their place.
+
+    fc_units and head_layers say the same in two ways: giving the one drops the source's other.
+    """
+    arguments = {**source.architecture["args"], **given}
+    for name, other in (("fc_units", "head_layers"), ("head_layers", "fc_units")):
+        if name in given and other not in given and other in arguments:
+            arguments[other] = []
+    return arguments
+
+
 def transfer(
     model: Classifier,
     source: Classifier,

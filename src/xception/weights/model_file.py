@@ -23,7 +23,7 @@ from xception.errors import ModelFileError
 from xception.models import Classifier
 from xception.weights.description import METADATA_KEY, ModelDescription
 from xception.weights.header import Header
-from xception.weights.skeleton import build_skeleton, check_tensors, entry_of
+from xception.weights.skeleton import FLOATS, build_skeleton, check_tensors, entry_of
 from xception.weights.wording import quoted
 
 FILE_NAME = "model.safetensors"  # of the model in a run folder
@@ -142,9 +142,10 @@ def read_tensors(file: BinaryIO, header: Header) -> dict[str, Tensor]:
 
 def check_finite(tensors: dict[str, Tensor]) -> None:
     """Raise ValueError naming the first tensor that holds NaN or infinite numbers."""
-    bad = [n for n, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+    bad = [n for n, t in tensors.items() if t.dtype in FLOATS and not torch.isfinite(t).all()]
     if bad:
         more = f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""
         raise ValueError(
-            f"holds NaN or infinite weights in {bad[0]}{more}; take an earlier state of training"
+            f"holds NaN or infinite weights in {quoted(bad[0])}{more}; take an earlier state of "
+            "training"
         )

@@ -10,11 +10,13 @@ Nothing of a file is run as code, and no memory is taken on its word.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import logging
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -71,13 +73,22 @@ def load(source: str | os.PathLike[str], *, device: str | torch.device = "cpu") 
 def open_model(source: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Imported:
     """As `load`, with the report of what was mapped and chosen, and no warnings."""
     target = usable_device(device)
-    imported, _ = import_file(source)
+    imported = import_file(source).imported
     imported.model.to(target)
     return imported
 
 
-def import_file(source: str | os.PathLike[str]) -> tuple[Imported, FileContents | None]:
-    """The classifier and, of a foreign file, what the file holds (its tensors may be shared)."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportedFile:
+    """path: of the file itself; contents: of a foreign one (tensors may be shared), else None."""
+
+    imported: Imported
+    contents: FileContents | None
+    path: Path
+
+
+def import_file(source: str | os.PathLike[str]) -> ImportedFile:
+    """As `open_model`, on the CPU, with what the file holds and where it lies."""
     resolved = _from_elsewhere(source)
     with opened(source if resolved is None else resolved.path) as (file, file_bytes):
         header = _safetensors_header(file, file_bytes)
@@ -92,12 +103,13 @@ def import_file(source: str | os.PathLike[str]) -> tuple[Imported, FileContents 
             model, report = imported.model, imported.report
             provenance = {"imported_from": report.dialect}
         model.eval()
-        imported = Imported(model=model, report=report, provenance=provenance)
+        takes_raw = imported.takes_raw if contents is not None else False
+        imported = Imported(model=model, report=report, provenance=provenance, takes_raw=takes_raw)
         if resolved is not None and contents is not None:
             from xception.weights.stated import as_stated
 
             imported = as_stated(imported, resolved)
-    return imported, contents
+        return ImportedFile(imported=imported, contents=contents, path=Path(file.name))
 
 
 def _from_elsewhere(source: str | os.PathLike[str]) -> Resolved | None:
@@ -119,7 +131,7 @@ def read_info(source: str | os.PathLike[str]) -> ModelDescription:
             header = _safetensors_header(file, file_bytes)
             if header is not None and METADATA_KEY in header.metadata:
                 return described_in(header)
-    imported, _ = import_file(source)
+    imported = import_file(source).imported
     return ModelDescription.of(imported.model, imported.provenance)
 
 
@@ -131,6 +143,14 @@ def _recognised(contents: FileContents) -> Imported:
     else:
         from xception.weights.dialects.torch_dialects import recognise
     imported = recognise(contents)
+    told = [f"taken from {contents.origin}"] if contents.origin else []
+    if "other weights" in contents.extra:
+        told.append(
+            f"the file holds other weights, too: {contents.extra['other weights']}, left aside"
+        )
+    if told:
+        report = dataclasses.replace(imported.report, choices=(*told, *imported.report.choices))
+        imported = dataclasses.replace(imported, report=report)
     note = contents.extra.get(METADATA_KEY) if contents.kind == "keras archive" else None
     return imported if note is None else _as_noted(imported, note)
 
@@ -140,8 +160,11 @@ def _as_noted(imported: Imported, note: str) -> Imported:
 
     Somebody may have gone on in Keras since: a note on another network is passed over.
     """
-    description = ModelDescription.from_json(note)
     model = imported.model
+    try:
+        description = ModelDescription.from_json(note)
+    except ValueError:
+        return imported
     if description.architecture != model.architecture:
         return imported
     model.class_names = description.class_names
@@ -187,24 +210,35 @@ def opened(source: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, int]]:
 
     source: a file, or a run folder with model.safetensors in it
     """
-    path = _model_path(Path(source).expanduser())
-    shown = quoted(path, 500)
+    shown = quoted(os.fspath(source), 500)
     try:
+        path = _model_path(Path(source).expanduser())
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait forever
-            raise ValueError("is not a plain file; give a .safetensors model file")
+            raise ValueError("is not a plain file; give a file of weights")
         with path.open("rb") as file:
             yield file, os.fstat(file.fileno()).st_size
     except FileNotFoundError:
-        raise ModelFileError(
-            f"{shown}: does not exist; give a model file or a run folder"
-        ) from None
+        raise ModelFileError(f"{shown}: does not exist; {_instead(source)}") from None
     except OSError as error:
         raise ModelFileError(f"{shown}: cannot be read ({error.strerror or error})") from None
     except MemoryError:
         raise ModelFileError(f"{shown}: needs more memory than there is") from None
+    except RuntimeError as error:  # a home that is not known
+        raise ModelFileError(f"{shown}: {quoted(error)}; give the whole path") from None
     except ValueError as error:
         raise ModelFileError(f"{shown}: {error}") from None
+
+
+def _instead(source: str | os.PathLike[str]) -> str:
+    """What may have been meant by a name of no file."""
+    from xception.weights.published import published_weights
+
+    names = [name for entry in published_weights() for name in (entry.name, *entry.aliases)]
+    near = difflib.get_close_matches(os.fspath(source), names, n=1, cutoff=0.7)
+    if near:
+        return f"did you mean {near[0]}?"
+    return "give a model file, a run folder, or a name of `xception models --pretrained`"
 
 
 def _model_path(path: Path) -> Path:

@@ -7,9 +7,12 @@ float32 and in float64; only the second tells whether they are the same function
 from __future__ import annotations
 
 import copy
-import io
+import json
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,10 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from xception.models import Classifier
+from xception.weights.dialects.keras_plain import plain_config
 from xception.weights.wording import quoted
 
 SEED = 0
 PICTURES = 2
+TOLERANCE = 1e-9  # of the largest logit, in float64
 TIMEOUT = 900  # seconds for Keras to start and to go through two pictures, twice
 
 
@@ -37,6 +42,11 @@ class Parity:
     float64: float
     largest: float  # absolute value of the largest logit in float64
 
+    @property
+    def is_good(self) -> bool:
+        """Whether both compute the same function, as far as float64 can tell."""
+        return self.float64 <= TOLERANCE * max(self.largest, 1.0)
+
     def __str__(self) -> str:
         height, width = self.size
         return (
@@ -46,27 +56,58 @@ class Parity:
         )
 
 
-def parity_with_keras(path: Path, model: Classifier) -> Parity | str:
-    """Compare `model` with what Keras makes of the file `path`; text says why that cannot be."""
+def parity_with_keras(
+    config: Mapping[str, Any], weights: Path, model: Classifier, *, takes_raw: bool
+) -> Parity | str:
+    """Compare `model` with what Keras makes of a configuration and a file of weights.
+
+    config: as a file says it, of a network that was imported; it is cleaned here
+    weights: an HDF5 file that was read before
+    takes_raw: the network there scales values of 0..255 itself, which our preprocessing does
+    Text says why they cannot be compared.
+    """
     if find_spec("keras") is None:
         return "Keras is not installed"
     x_nchw = _pictures(model)
-    content = io.BytesIO()
-    np.save(content, x_nchw.permute(0, 2, 3, 1).numpy())
-    command = [sys.executable, "-m", "xception.weights.parity_keras", str(path)]
-    try:
-        done = subprocess.run(
-            command, input=content.getvalue(), capture_output=True, timeout=TIMEOUT, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return f"Keras took longer than {TIMEOUT} s"
-    if done.returncode:
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        return f"Keras cannot load it ({quoted(lines[-1], 200) if lines else 'without a word'})"
-    with np.load(io.BytesIO(done.stdout), allow_pickle=False) as found:
-        theirs32, theirs64 = (torch.from_numpy(found[k]) for k in ("float32", "float64"))
-        library = f"Keras {found['version'].item()}"
+    x_nhwc = x_nchw.double().permute(0, 2, 3, 1).numpy()
+    if takes_raw:
+        p = model.preprocessing
+        x_nhwc = (x_nhwc * np.array(p.std) + np.array(p.mean)) * 255
+    program = Path(__file__).with_name("parity_keras.py")
+    with tempfile.TemporaryDirectory(prefix="xception-parity-") as name:
+        folder = Path(name)
+        try:
+            (folder / "model.json").write_text(json.dumps(plain_config(config)), "utf-8")
+        except (KeyError, TypeError, ValueError) as error:
+            return f"its configuration cannot be cleaned ({quoted(error)})"
+        ending = "weights.weights.h5" if "module" in config else "weights.h5"
+        shutil.copyfile(weights, folder / ending)
+        np.save(folder / "x_nhwc.npy", x_nhwc)
+        # isolated: nothing beside the user's file, and no variable, is taken for a module
+        command = [sys.executable, "-I", str(program), *_installed_in("keras", "torch", "numpy")]
+        try:
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, timeout=TIMEOUT, check=False
+            )
+            if done.returncode:
+                lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+                reason = quoted(lines[-1], 200) if lines else f"exit code {done.returncode}"
+                return f"Keras cannot load it ({reason})"
+            with np.load(folder / "logits.npz", allow_pickle=False) as found:
+                theirs32, theirs64 = (torch.from_numpy(found[k]) for k in ("float32", "float64"))
+                library = f"Keras {found['version'].item()}"
+        except subprocess.TimeoutExpired:
+            return f"Keras took longer than {TIMEOUT} s"
+        except (OSError, ValueError, KeyError) as error:
+            return f"Keras gave no numbers ({quoted(error)})"
     return _compared(library, model, x_nchw, theirs32, theirs64)
+
+
+def _installed_in(*packages: str) -> list[str]:
+    """The folders in which these packages lie, for an interpreter that looks in few places."""
+    specs = [find_spec(package) for package in packages]
+    origins = [Path(spec.origin) for spec in specs if spec is not None and spec.origin is not None]
+    return list(dict.fromkeys(str(origin.parent.parent) for origin in origins))
 
 
 def parity_with_timm(name: str, tensors: dict[str, Tensor], model: Classifier) -> Parity | str:
@@ -79,8 +120,8 @@ def parity_with_timm(name: str, tensors: dict[str, Tensor], model: Classifier) -
     import timm
 
     arguments: dict[str, Any] = {"num_classes": model.num_classes, "in_chans": model.in_channels}
-    theirs: nn.Module = timm.create_model(name, **arguments)
     try:
+        theirs: nn.Module = timm.create_model(name, **arguments)
         theirs.load_state_dict(tensors)
     except RuntimeError as error:
         return f"timm cannot load it ({quoted(' '.join(str(error).split()), 200)})"

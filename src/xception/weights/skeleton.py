@@ -15,8 +15,8 @@ from xception.weights.header import TensorEntry
 from xception.weights.wording import listed, quoted, sizes
 
 MAX_LIST = 32  # entries of an argument that is a list (fc_units, head_layers)
-_FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-_DTYPE_NAMES = {**_FLOATS, torch.int64: "I64"}
+FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_DTYPE_NAMES = {**FLOATS, torch.int64: "I64"}
 
 
 def build_skeleton(architecture: dict[str, Any]) -> Classifier:
@@ -69,7 +69,7 @@ def check_tensors(model: Classifier, tensors: Mapping[str, TensorEntry]) -> None
                 f"does not fit its description: {name} is {sizes(entry.shape)}, the network "
                 f"needs {sizes(tuple(tensor.shape))}"
             )
-        allowed = _FLOATS.values() if tensor.is_floating_point() else [_DTYPE_NAMES[tensor.dtype]]
+        allowed = FLOATS.values() if tensor.is_floating_point() else [_DTYPE_NAMES[tensor.dtype]]
         if entry.dtype not in allowed:
             raise ValueError(f"does not fit its description: {name} is of dtype {entry.dtype}")
         if tensor.is_floating_point():

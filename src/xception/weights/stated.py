@@ -7,6 +7,7 @@ from typing import Any
 
 from xception.models import Classifier, Preprocessing
 from xception.weights.description import check_class_names
+from xception.weights.dialects.unsaid import CLASSES_UNSAID, PICTURES_UNSAID
 from xception.weights.hub import Resolved
 from xception.weights.imagenet import imagenet_classes
 from xception.weights.imported import Imported
@@ -35,7 +36,14 @@ def as_stated(imported: Imported, resolved: Resolved) -> Imported:
         _take_config(model, resolved.config)
     else:
         return dataclasses.replace(imported, provenance=provenance)
-    report = dataclasses.replace(imported.report, choices=())
+    choices = tuple(
+        choice
+        for choice in imported.report.choices
+        if not choice.startswith((PICTURES_UNSAID, CLASSES_UNSAID))
+    )
+    if resolved.published is not None:
+        choices = ()  # the publisher's own network
+    report = dataclasses.replace(imported.report, choices=choices)
     return dataclasses.replace(imported, report=report, provenance=provenance)
 
 

@@ -21,7 +21,7 @@ pytest.importorskip("h5py")
 PLAIN: list[tuple[str, dict[str, Any]]] = [
     ("xception_tiny", {"num_classes": 3}),
     ("xception_tiny", {"num_classes": 0, "pooling": "max"}),
-    ("xception_tiny_r4", {"num_classes": 3, "fc_units": [7, 6], "dropout": 0.3}),
+    ("xception_tiny", {"num_classes": 3, "fc_units": [7, 6], "dropout": 0.3}),
     ("xception_small", {"num_classes": 3, "bn_eps": 1e-5, "bn_momentum": 0.1}),
     ("xception_small", {"num_classes": 2, "head_layers": ["batchnorm 0.001 0.01", "gelu"]}),
     ("mini_xception", {"num_classes": 7}),

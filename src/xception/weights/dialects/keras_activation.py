@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,8 @@ def activation_text(value: Any) -> str:
         return LINEAR
     if isinstance(value, str):
         name = value.lower()
+        if not re.fullmatch(r"[a-z0-9_]*", name):  # else it could say another layer of the head
+            raise ValueError(f"has an activation that cannot be understood ({shown(value)})")
         if name == "leaky_relu":
             return f"leaky_relu {_FUNCTION_SLOPE}"
         return _SAME.get(name, name)

@@ -67,7 +67,7 @@ def to_keras(model: Classifier, *, softmax: bool = True) -> KerasLayer:
     for name, stage in model.stages():
         x = builder.layers_of(stage, name, x)
     x = builder.layers_of(model.head, "head", x)
-    if softmax and model.num_classes:
+    if softmax and model.num_classes > 1:
         if x.class_name == "Dense":
             x.config["activation"] = "softmax"
         else:

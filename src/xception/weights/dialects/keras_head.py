@@ -21,7 +21,11 @@ _FREE = ("dropout",)  # does nothing outside training
 
 BINARY = (
     "its one output tells two classes apart: two logits come out, the first always 0, whose "
-    "softmax is [1 - p, p] for the file's sigmoid p"
+    "softmax is [1 - p, p] for the sigmoid p of the file's"
+)
+ONE_LOGIT = (
+    "its one output has no activation: taken for what a sigmoid would follow, as in Keras's guide "
+    "to transfer learning, and not for a number to be estimated"
 )
 NO_CLASSES = "the file ends before any classes: features come out (num_classes=0)"
 
@@ -49,6 +53,8 @@ class HeadPart:
         self.binary = units == 1 and ending != "softmax"
         if self.binary:
             self.notes.append(BINARY)
+            if ending == "linear":
+                self.notes.append(ONE_LOGIT)
         elif ending == "sigmoid":
             self.notes.append(
                 f"its {units} outputs are independent probabilities: logits come out, take their "
@@ -63,7 +69,7 @@ class HeadPart:
         """Take one output for one class, where somebody is known to have made it so."""
         if self.binary:
             self.binary = False
-            self.notes.remove(BINARY)
+            self.notes = [note for note in self.notes if note not in (BINARY, ONE_LOGIT)]
 
 
 def pooled_head(graph: Graph, at: int) -> HeadPart:

@@ -41,7 +41,6 @@ NETWORKS: Mapping[str, Callable[[Graph, int], HeadPart]] = {  # and how their he
     "xception": pooled_head,
     "xception_small": pooled_head,
     "xception_tiny": pooled_head,
-    "xception_tiny_r4": pooled_head,
     "xception41": pooled_head,
     "xception65": pooled_head,
     "xception71": pooled_head,
@@ -185,7 +184,7 @@ def _built(
         left_out=left_over(contents.tensors, (there for there, _ in mapped), statistics),
         choices=(*pictures.notes, *head.notes, *choices),
     )
-    return Imported(model=model.eval(), report=report)
+    return Imported(model=model.eval(), report=report, takes_raw=pictures.scale is not None)
 
 
 def _with_head(arguments: Mapping[str, Any], head: HeadPart) -> dict[str, Any]:

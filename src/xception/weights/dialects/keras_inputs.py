@@ -18,6 +18,7 @@ from xception.models import Preprocessing
 from xception.models.preprocessing import MAX_SIDE
 from xception.weights.dialects.keras_call import TENSOR, shown
 from xception.weights.dialects.keras_graph import CONVOLUTIONS, RANDOM, Graph, Node
+from xception.weights.dialects.unsaid import PICTURES_UNSAID
 
 _INTERPOLATIONS = {
     "nearest": "nearest", "bilinear": "bilinear", "bicubic": "bicubic", "lanczos3": "lanczos",
@@ -27,8 +28,7 @@ _MAX_CHANNELS = 64  # of a picture
 _LEAST_DEVIATION = 1e-7  # Keras's: what Normalization divides by is never smaller
 
 UNSAID_SCALE = (
-    "the file does not say how pictures are scaled: x / 127.5 - 1, as "
-    "keras.applications.xception.preprocess_input does"
+    f"{PICTURES_UNSAID} scaled: x / 127.5 - 1, as keras.applications.xception.preprocess_input does"
 )
 
 _Numbers = tuple[Fraction, ...]  # one a channel, or one for all
@@ -113,8 +113,7 @@ def preprocessing_of(
         )
     if pictures.resize is None:
         choices.append(
-            f"the file does not say how pictures are brought to {height}x{width}: squashed, by "
-            "bilinear interpolation"
+            f"{PICTURES_UNSAID} brought to {height}x{width}: squashed, by bilinear interpolation"
         )
     values: dict[str, Any] = {
         "size": size,

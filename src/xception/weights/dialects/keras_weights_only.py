@@ -33,7 +33,7 @@ from xception.weights.imported import Imported, ImportReport
 from xception.weights.skeleton import build_skeleton
 from xception.weights.wording import quoted
 
-_NETWORKS = ("xception", "xception_small", "xception_tiny", "xception_tiny_r4")
+_NETWORKS = ("xception", "xception_small", "xception_tiny")
 _KINDS = {
     "conv2d": "Conv2D",
     "separable_conv2d": "SeparableConv2D",

@@ -7,6 +7,10 @@ from typing import Any
 
 from xception.models import Classifier, Preprocessing
 
+# How choices begin that a publisher's own words can replace.
+PICTURES_UNSAID = "the file does not say how pictures are"
+CLASSES_UNSAID = "the file does not name its"
+
 
 def prepared_for(preprocessing: Preprocessing, in_channels: int) -> Preprocessing:
     """The same for grey pictures where the network takes one channel."""
@@ -33,7 +37,7 @@ def class_choice(num_classes: int) -> str:
     if num_classes == 0:
         return "the file has no last layer: pooled features come out (num_classes=0)"
     classes = "class" if num_classes == 1 else "classes"
-    return f"the file does not name its {num_classes} {classes}: they are numbered"
+    return f"{CLASSES_UNSAID} {num_classes} {classes}: they are numbered"
 
 
 def picture_choices(model: Classifier, like: str) -> tuple[str, ...]:
@@ -43,7 +47,7 @@ def picture_choices(model: Classifier, like: str) -> tuple[str, ...]:
     how = "squashed to" if p.resize == "squash" else f"centre crop ({p.crop_fraction:g}) of"
     scaled = f"(x - {p.mean[0]:g}) / {p.std[0]:g} of values in 0..1"
     said = (
-        f"the file does not say how pictures are prepared: {how} {size} pixels, {p.interpolation}, "
+        f"{PICTURES_UNSAID} prepared: {how} {size} pixels, {p.interpolation}, "
         f"{scaled}, the way of {like}"
     )
     if model.in_channels == 1:

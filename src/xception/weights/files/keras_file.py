@@ -24,6 +24,8 @@ from xception.weights.wording import quoted
 MAX_CONFIG_BYTES = 4 * 2**20  # an Xception's has 0.12 MB
 MAX_CONFIG_VALUES = 250_000  # an Xception's has 6,000; each takes some 100 bytes of memory
 MAX_CONFIG_DEPTH = 100  # a model within a model takes some 8
+MAX_UNPACKED = 4  # times the packed size; the weights of a trained network pack by 1.1
+FREE_UNPACKED = 4 * 2**20  # bytes that are unpacked in any case
 MAX_METADATA_BYTES = 2**22  # with the names of 20,000 classes in it
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
@@ -87,6 +89,11 @@ def read_keras_h5(file: BinaryIO, file_bytes: int) -> FileContents:
 # ---------------------------------------------------------------- Keras 3
 
 
+def weights_in(file: BinaryIO, file_bytes: int) -> Iterator[bytes]:
+    """The HDF5 file in a .keras archive that `read_keras_archive` has read, piece by piece."""
+    return open_archive(file, file_bytes).pieces(_WEIGHTS)
+
+
 def _read_member(archive: ZipArchive, file: BinaryIO) -> Hdf5Contents:
     """The archive's HDF5 file, where it stands; a compressed one is unpacked to a nameless file."""
     member = archive.members.get(_WEIGHTS)
@@ -102,6 +109,11 @@ def _read_member(archive: ZipArchive, file: BinaryIO) -> Hdf5Contents:
         for _ in archive.pieces(_WEIGHTS):  # its checksum covers the weights too
             pass
         return _of_member(file, member.size, member.data_at)
+    if member.size > FREE_UNPACKED + MAX_UNPACKED * member.packed_bytes:
+        raise ValueError(
+            f"is packed beyond what weights can be: {_WEIGHTS} has {member.size:,} bytes in "
+            f"{member.packed_bytes:,}; get it from somewhere you trust"
+        )
     with tempfile.TemporaryFile() as unpacked:
         for piece in archive.pieces(_WEIGHTS):
             unpacked.write(piece)
