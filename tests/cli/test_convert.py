@@ -47,7 +47,7 @@ def test_the_other_library_is_asked_where_it_is_installed(ported, capsys, tmp_pa
     words = (ported, tmp_path / "m.safetensors", "--size", 75)
     code, text, _ = convert(capsys, *words)
     assert code == 0
-    assert "parity with timm" in text and "at 75x75: largest difference of the logits" in text
+    assert "parity with timm" in text and "at 299x299: largest difference of the logits" in text
 
 
 def test_names_by_word_and_a_target_by_name(model_file, capsys, tmp_path):

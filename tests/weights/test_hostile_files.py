@@ -85,7 +85,7 @@ def refused(path: Path) -> str:
         (b"\0" * 100, "not a safetensors file"),
         (os.urandom(8)[:7] + b"\x7f" + b"{" + b"x" * 50, "claims a header"),
         (b"PK\x03\x04" + b"\0" * 60, "zip archive"),
-        (b"\x80\x04\x95" + b"\0" * 60, "pickle"),
+        (b"\x80\x04\x95" + b"\0" * 60, "not written by torch.save"),
         (b"<!DOCTYPE html><html>Not found", "web page"),
         (b"\x89HDF\r\n\x1a\n" + b"\0" * 60, "HDF5"),
         (b"\x1f\x8b\x08" + b"\0" * 60, "gzip"),
@@ -99,7 +99,7 @@ def refused(path: Path) -> str:
         (join_file(b'{"a": ' + b"9" * 10_000 + b"}", b""), "no valid JSON"),
         (join_file(b'{"__metadata__": [1]}', b""), "metadata"),
         (join_file(b'{"__metadata__": {"xception": 1}}', b""), "metadata"),
-        (join_file(b"{}", b""), "no description"),
+        (join_file(b"{}", b""), "holds no tensors"),
         (join_file(b"{}", b"abc"), "belong to no tensor"),
     ],
 )
@@ -109,14 +109,17 @@ def test_files_that_are_something_else(content: bytes, finding: str, tmp_path: P
     assert finding in refused(path)
 
 
-def test_a_torch_checkpoint_is_not_opened(tiny: Callable[..., Classifier], tmp_path: Path) -> None:
+def test_a_state_dict_of_ours_lacks_the_network(
+    tiny: Callable[..., Classifier], tmp_path: Path
+) -> None:
     torch.save(tiny().state_dict(), tmp_path / "m.pt")
-    assert "zip archive" in refused(tmp_path / "m.pt")
+    line = refused(tmp_path / "m.pt")
+    assert "is a state dict of xception without the description of its network" in line
 
 
 def test_weights_without_a_description(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(3)}, tmp_path / "m.safetensors", metadata={"format": "pt"})
-    assert "holds 1 tensors but no description of their network" in refused(
+    assert "holds 1 tensor such as a, and no Xception that xception knows" in refused(
         tmp_path / "m.safetensors"
     )
 
@@ -179,7 +182,7 @@ def entry_of(header: dict[str, Any], name: str = "head.fc.weight") -> dict[str, 
         (lambda h: h.update(extra={"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}), "extra"),
         (lambda h: h.pop("head.fc.weight") and None, "leave gaps"),
         (lambda h: h.update({"other": h.pop("head.fc.weight")}), "lacks tensors"),
-        (lambda h: h.pop("__metadata__") and None, "no description"),
+        (lambda h: h.pop("__metadata__") and None, "without the description of its network"),
         (lambda h: [h], "not a safetensors file"),
         (lambda h: json.dumps(h).replace('{"dtype"', '{"dtype":"F32","dtype"', 1).encode(), "JSON"),
     ],

@@ -12,7 +12,8 @@ from typing import Any
 
 from xception.weights.dialects.keras_activation import activation_text
 
-_MODELS = frozenset({"Functional", "Model", "Sequential"})
+_MODULES = {"Functional": "keras.src.models.functional", "Model": "keras", "Sequential": "keras"}
+_MODELS = frozenset(_MODULES)
 _ACTIVATIONS = ("activation", "recurrent_activation")
 MAX_DEPTH = 60  # a model within a model takes some 8
 
@@ -34,7 +35,7 @@ def _layer(entry: Mapping[str, Any], depth: int) -> dict[str, Any]:
         if name in entry
     }
     if "module" in kept:  # where Keras would import the class from
-        kept["module"] = "keras" if entry["class_name"] in _MODELS else "keras.layers"
+        kept["module"] = _MODULES.get(entry["class_name"], "keras.layers")
         kept["registered_name"] = None
     if "inbound_nodes" in entry:
         kept["inbound_nodes"] = _without_training(entry["inbound_nodes"], depth)
