@@ -41,7 +41,7 @@ ENDINGS = (".npy", ".parquet")
 class Arguments:
     """What the command line can say."""
 
-    # model file or run folder
+    # model file, run folder, weights of Keras or timm, or a published name
     model: Model
     # pictures, folders, patterns, or -
     paths: Annotated[

@@ -25,7 +25,7 @@ data set."""
 class Arguments:
     """What the command line can say."""
 
-    # model file or run folder
+    # model file, run folder, weights of Keras or timm, or a published name
     model: Model
     # folder, table or name
     data: Data

@@ -28,7 +28,7 @@ shown, too."""
 class Arguments:
     """What the command line can say."""
 
-    # name of a network, model file or run folder
+    # name of a network, or what `predict` takes as a model
     model: Model
     # pixels, height and width of the picture
     size: Annotated[int | None, unset("PIXELS", "the model's")] = None

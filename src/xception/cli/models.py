@@ -135,7 +135,7 @@ def _details(entry: PublishedWeights) -> list[tuple[str, str]]:
         (
             "preprocessing",
             f"{height}x{width} pixels, {p.resize} {p.crop_fraction:g}, {p.interpolation}, "
-            f"(x - {p.mean[0]:g}) / {p.std[0]:g} of values in 0..1",
+            f"(x - {_numbers(p.mean)}) / {_numbers(p.std)} of values in 0..1",
         )
     )
     if entry.top1 is not None:
@@ -143,6 +143,12 @@ def _details(entry: PublishedWeights) -> list[tuple[str, str]]:
     if entry.note:
         details.append(("note", entry.note))
     return details
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    """One a channel, or one for all where they agree."""
+    shown = [f"{value:g}" for value in values]
+    return shown[0] if len(set(shown)) == 1 else f"[{', '.join(shown)}]"
 
 
 def _percent(share: float) -> str:

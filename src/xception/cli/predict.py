@@ -32,7 +32,7 @@ ENDINGS: dict[str, Form] = {".jsonl": "json", ".csv": "csv"}
 class Arguments:
     """What the command line can say."""
 
-    # model file or run folder
+    # model file, run folder, weights of Keras or timm, or a published name
     model: Model
     # pictures, folders, patterns, or -
     paths: Annotated[

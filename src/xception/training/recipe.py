@@ -34,7 +34,7 @@ class Recipe:
     # What is learned, and where the result goes
     data: str = "fashion-mnist-5k"  # folder of class folders, table, or data set name
     model: str | None = None  # see `xception models`; None: that of the weights, else xception_tiny
-    weights: str | None = None  # model file to start from; a last layer that differs starts fresh
+    weights: str | None = None  # to start from: model file, Keras, timm or published name
     name: str | None = None  # run folder's name under `out`; None: model, data and a number
     out: str = "runs"  # folder that holds run folders
 

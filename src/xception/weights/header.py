@@ -24,12 +24,6 @@ _ITEM_BYTES = {
 
 _AGAIN = "copy or download it again"
 _FOREIGN = (  # (how a file begins, what it is, what to do)
-    (b"PK\x03\x04", "a zip archive, as torch.save writes", "give a .safetensors model file"),
-    (b"\x80\x02", "a Python pickle, which is never read", "give a .safetensors model file"),
-    (b"\x80\x03", "a Python pickle, which is never read", "give a .safetensors model file"),
-    (b"\x80\x04", "a Python pickle, which is never read", "give a .safetensors model file"),
-    (b"\x80\x05", "a Python pickle, which is never read", "give a .safetensors model file"),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes", "give a .safetensors model file"),
     (b"\x1f\x8b", "compressed by gzip", "unpack it first"),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run git lfs pull"),
     (b"<", "a web page or XML, not a model file", "download it again by a direct link"),
@@ -66,7 +60,9 @@ def read_header(file: BinaryIO, file_bytes: int) -> Header:
             raise ValueError(f"is {what}; {advice}")
     length = int.from_bytes(prefix[:8], "little")
     if len(prefix) < 10 or prefix[8:9] != b"{":
-        raise ValueError("is not a safetensors file; give a .safetensors model file")
+        raise ValueError(
+            "is not a safetensors file, nor one of torch or Keras; give a file of weights"
+        )
     if length > MAX_HEADER_BYTES:
         raise ValueError(
             f"claims a header of {length:,} bytes, more than the {MAX_HEADER_BYTES:,} allowed; "
@@ -90,7 +86,7 @@ def parse_json(text: str, what: str) -> Any:
     try:
         return json.loads(
             text,
-            object_pairs_hook=_without_duplicates,
+            object_pairs_hook=without_duplicates,
             parse_constant=_finite,
             parse_float=_finite,
         )
@@ -105,7 +101,8 @@ def _text(content: bytes) -> str:
         raise ValueError(f"is damaged: its header is no UTF-8 text; {_AGAIN}") from None
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads`: an object whose names differ; raises ValueError for others."""
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("a name occurs twice")

@@ -12,7 +12,7 @@ from functools import cache
 
 from xception.errors import XceptionError
 
-NUM_CLASSES = 1000
+IMAGENET_CLASSES = 1000
 
 # index: name. torchvision calls them "crane bird", "crane", "maillot" and "maillot tank suit".
 _ALIKE = {
@@ -33,10 +33,10 @@ def imagenet_classes() -> tuple[str, ...]:
     for index, name in _ALIKE.items():
         if len(names) > index:
             names[index] = name
-    if len(names) != NUM_CLASSES or len(set(names)) != NUM_CLASSES:
+    if len(names) != IMAGENET_CLASSES or len(set(names)) != IMAGENET_CLASSES:
         raise XceptionError(
             f"torchvision names {len(set(names))} different classes of ImageNet, not "
-            f"{NUM_CLASSES}; install the torchvision of this version's requirements"
+            f"{IMAGENET_CLASSES}; install the torchvision of this version's requirements"
         )
     return tuple(names)
 

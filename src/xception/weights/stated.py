@@ -9,11 +9,9 @@ from xception.models import Classifier, Preprocessing
 from xception.weights.description import check_class_names
 from xception.weights.dialects.unsaid import CLASSES_UNSAID, PICTURES_UNSAID
 from xception.weights.hub import Resolved
-from xception.weights.imagenet import imagenet_classes
+from xception.weights.imagenet import IMAGENET_CLASSES, imagenet_classes
 from xception.weights.imported import Imported
 from xception.weights.wording import quoted
-
-IMAGENET_CLASSES = 1000
 
 
 def as_stated(imported: Imported, resolved: Resolved) -> Imported:

@@ -70,7 +70,7 @@ class ArchivePlace:
     def inside(self, entries: Sequence[Entry]) -> Iterable[ArchivePlace]:
         counts: Counter[str] = Counter()
         for entry in entries:
-            stem = _snake_case(entry.kind)
+            stem = snake_case(entry.kind)
             number = counts[stem]
             counts[stem] += 1
             if self.container == _COUNTED_TWICE and _has_weights(entry):
@@ -140,7 +140,7 @@ def _has_weights(entry: Entry) -> bool:
     return entry.kind in _WITH_WEIGHTS
 
 
-def _snake_case(kind: str) -> str:
+def snake_case(kind: str) -> str:
     """Keras's rule for names of groups: "SeparableConv2D" -> "separable_conv2d"."""
     split = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", kind)
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", split).lower()

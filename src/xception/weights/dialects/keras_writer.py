@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy.typing as npt
+
+from xception.weights.dialects.keras_places import snake_case
 
 KERAS_VERSION = "3.0.0"  # the oldest whose files these are
 _DATE = (1980, 1, 1, 0, 0, 0)  # of archive members: the same model gives the same bytes
@@ -83,7 +84,7 @@ def write_keras_weights(file: BinaryIO, output: KerasLayer) -> None:
     counts: dict[str, int] = {}
     with h5py.File(file, "w") as h5:
         for layer in sorted_layers(output):
-            kind = _snake_case(layer.class_name)
+            kind = snake_case(layer.class_name)
             number = counts.get(kind, 0)
             counts[kind] = number + 1
             path = f"layers/{kind}_{number}" if number else f"layers/{kind}"
@@ -107,12 +108,6 @@ def _outputs_first(output: KerasLayer) -> list[KerasLayer]:
             stack.append((layer, True))
             stack += [(source, False) for source in layer.inputs]
     return order[::-1]
-
-
-def _snake_case(class_name: str) -> str:
-    """Keras's name for a class: "SeparableConv2D" -> "separable_conv2d"."""
-    spaced = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", spaced).lower()
 
 
 def _model_config(output: KerasLayer, model_name: str) -> dict[str, Any]:

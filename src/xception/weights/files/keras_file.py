@@ -18,7 +18,7 @@ from xception.weights.description import METADATA_KEY
 from xception.weights.files.contents import FileContents
 from xception.weights.files.hdf5 import Hdf5Contents, read_hdf5
 from xception.weights.files.zip_archive import ZipArchive, open_archive
-from xception.weights.header import parse_json
+from xception.weights.header import parse_json, without_duplicates
 from xception.weights.wording import quoted
 
 MAX_CONFIG_BYTES = 4 * 2**20  # an Xception's has 0.12 MB
@@ -258,7 +258,7 @@ def _parse_config(text: str, what: str) -> dict[str, Any]:
     """
     _check_amount(text, what)
     try:
-        config = json.loads(text, object_pairs_hook=_without_duplicates)
+        config = json.loads(text, object_pairs_hook=without_duplicates)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"is damaged: its {what} is no valid JSON ({quoted(error)})") from None
     if not isinstance(config, dict) or "class_name" not in config:
@@ -282,13 +282,6 @@ def _check_amount(text: str, what: str) -> None:
             f"holds a {what} of {len(text):,} characters and some {values:,} values, more than "
             f"{MAX_CONFIG_BYTES:,} and {MAX_CONFIG_VALUES:,}; it is damaged or of no Xception"
         )
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return result
 
 
 def _inside(value: Any) -> list[Any]:
