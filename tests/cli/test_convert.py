@@ -42,6 +42,19 @@ def test_what_was_mapped_and_chosen_is_told(ported, capsys, tmp_path):
     assert model.preprocessing.interpolation == "nearest"
 
 
+def test_what_another_format_has_no_place_for_is_told(ported, capsys, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_bytes("\ufeffcat\ndog\nbird\n\n".encode())
+    out = tmp_path / "m.pth"
+    words = (ported, out, "--no-check", "--classes", names, "--scaling", "imagenet")
+    code, text, _ = convert(capsys, *words)
+    assert code == 0 and "3: cat, dog, bird" in text
+    assert "takes (x / 255 - mean) / std with mean 0.485, 0.456, 0.406" in text
+    assert "m.pth holds weights alone: class names and preprocessing are not in it" in text
+    assert "the file does not say how pictures" not in text  # the command line said it
+    assert "the file does not name" not in text
+
+
 def test_the_other_library_is_asked_where_it_is_installed(ported, capsys, tmp_path):
     pytest.importorskip("timm")
     words = (ported, tmp_path / "m.safetensors", "--size", 75)

@@ -78,12 +78,14 @@ def test_a_file_put_there_by_hand(publish, web_file, cache, loopback):
     assert resolve("w.test").path == cache / "w.h5" and loopback.asked == []
 
 
-def test_a_damaged_file_in_the_cache_is_removed(publish, web_file, cache, loopback, served):
+def test_another_file_in_the_cache_is_refused_and_kept(publish, web_file, cache, loopback, served):
+    """Downloads are checked before they stand there, so somebody has put it there."""
     publish(web_file)
     cache.mkdir()
     (cache / "w.h5").write_bytes(b"!" + CONTENT[1:])
     with pytest.raises(ModelFileError, match=f"w.h5: has SHA-256 .* expected SHA-256 {SHA256}"):
         resolve("w.test")
+    (cache / "w.h5").unlink()
     loopback.files["/w.h5"] = served(CONTENT)
     assert resolve("w.test").path.read_bytes() == CONTENT
 

@@ -13,6 +13,7 @@ from xception.cli.arguments import Switch, parse, unset, word
 from xception.cli.output import writable_file
 from xception.cli.screen import say, shown
 from xception.errors import UsageError
+from xception.weights.wording import CLASSES_UNSAID, PICTURES_UNSAID
 
 if TYPE_CHECKING:
     from xception.weights import Conversion, Parity
@@ -107,7 +108,7 @@ def _class_names(words: tuple[str, ...]) -> list[str] | None:
         try:
             if path.stat().st_size > _MAX_NAMES_BYTES:
                 raise UsageError(f"--classes {path}: too large for a list of names")
-            return path.read_text(encoding="utf-8").splitlines()
+            return path.read_text(encoding="utf-8-sig").rstrip().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--classes {path}: no text file that can be read ({error})") from None
     if len(words) == 1 and ("/" in words[0] or path.suffix == ".txt"):
@@ -140,12 +141,34 @@ def _show(arguments: Arguments, conversion: Conversion) -> None:
             print(f"  {shown(there)} -> {here}")
     for name, reason in report.left_out:
         print(f"left out {shown(name)}: {shown(reason)}")
-    for choice in report.choices:
+    for choice in _still_chosen(arguments, report.choices):
         print(f"chosen: {shown(choice)}")
     _show_parity(conversion.parity, "")
     show_description(str(arguments.destination), ModelDescription.of(conversion.model, {}))
     _show_parity(conversion.parity_after, "written file: ")
+    _say_what_it_lacks(conversion, arguments.destination.name)
     say(f"written: {arguments.destination}")
+
+
+def _still_chosen(arguments: Arguments, choices: Sequence[str]) -> list[str]:
+    """The choices without those that the command line has made."""
+    gone: list[str] = []
+    if arguments.classes:
+        gone.append(CLASSES_UNSAID)
+    if arguments.size or arguments.resize or arguments.interpolation or arguments.scaling:
+        gone.append(PICTURES_UNSAID)
+    return [choice for choice in choices if not choice.startswith(tuple(gone))]
+
+
+def _say_what_it_lacks(conversion: Conversion, name: str) -> None:
+    """Formats of others have no place for everything."""
+    if conversion.target == "xception":
+        return
+    p = conversion.model.preprocessing
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (p.mean, p.std))
+    print(f"the network in {name} takes (x / 255 - mean) / std with mean {mean} and std {std}")
+    if not name.lower().endswith(".keras"):
+        print(f"{name} holds weights alone: class names and preprocessing are not in it")
 
 
 def _is_bad(parity: Parity | str | None) -> bool:

@@ -54,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
     import json
 
     from xception.cli.evaluation import show_evaluation
-    from xception.cli.screen import progress_bar, say
+    from xception.cli.screen import progress_bar, say, shown
     from xception.data import open_data
     from xception.data.wording import path_text
     from xception.inference import evaluate
@@ -72,6 +72,12 @@ def run(argv: Sequence[str]) -> int:
         classes=model.class_names,
         strict=False,
     )
+    if model.class_names is None and model.num_classes == len(source.classes):
+        shown_classes = ", ".join(f"{i} = {shown(n)}" for i, n in enumerate(source.classes[:12]))
+        say(
+            f"note: the model names no classes: taken in the order of the data ({shown_classes}"
+            f"{', ...' if len(source.classes) > 12 else ''})"
+        )
     with progress_bar("evaluating") as progress:
         evaluation = evaluate(
             model,

@@ -94,10 +94,10 @@ def _from_file(name: str) -> tuple[Classifier, ModelDescription]:
     import difflib
 
     from xception.models import list_models
-    from xception.weights import ModelDescription, is_elsewhere, open_model
+    from xception.weights import ModelDescription, is_elsewhere, open_model, published_names
 
     if not is_elsewhere(name) and not Path(name).expanduser().exists():
-        near = difflib.get_close_matches(name, list_models(), n=1)
+        near = difflib.get_close_matches(name, [*list_models(), *published_names()], n=1)
         hint = f"did you mean {near[0]}?" if near else "`xception models` lists the networks"
         raise UsageError(f"{name} is no network and there is no such file; {hint}")
     imported = open_model(name)

@@ -37,7 +37,8 @@ def match_classes(
         if len(classes) != model.num_classes:
             raise DataError(
                 f"{data} has {len(classes)} classes, the model {model.num_classes} (whose names it "
-                "does not know); give data with the classes that it was trained on"
+                "does not know); give data with the classes that it was trained on, or name them "
+                "by `xception convert MODEL FILE.safetensors --classes ...`"
             )
         return list(classes), torch.arange(model.num_classes)
     index = {name: i for i, name in enumerate(names)}

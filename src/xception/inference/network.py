@@ -21,7 +21,10 @@ def as_classifier(
     """As `as_network`, and it must have classes."""
     classifier = as_network(model, device)
     if classifier.num_classes < 1:
-        raise UsageError("the model has no classes; call reset_classifier and train it first")
+        raise UsageError(
+            "the model has no classes; its features are what `xception embed` writes, and "
+            "`xception train --weights` gives it classes"
+        )
     return classifier
 
 

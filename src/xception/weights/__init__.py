@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = attach(
         "imported": ["Imported", "ImportReport"],
         "model_file": ["save"],
         "parity": ["Parity"],
-        "published": ["published_entry", "published_weights"],
+        "published": ["published_entry", "published_names", "published_weights"],
         "opening": ["load", "open_model", "read_info"],
     },
 )

@@ -84,7 +84,9 @@ def convert(
         try:
             check_class_names(list(classes), model.num_classes)
         except ValueError as error:
-            raise UsageError(f"the model {error}; give as many different names") from None
+            raise UsageError(
+                f"with the {len(classes)} names of classes that were given the model {error}"
+            ) from None
         model.class_names = list(classes)
     own = model.preprocessing
     changed = _changed(own, changes or {}, model.minimum_size)

@@ -48,7 +48,10 @@ def create_model(
             name, features_only=features_only, out_indices=out_indices, **given
         )
     if not isinstance(pretrained, str | os.PathLike):
-        raise ValueError(f"pretrained must be a path of a model file, got {pretrained!r}")
+        raise ValueError(
+            "pretrained must be a file of weights, hf-hub:OWNER/NAME, or a name that `xception "
+            f"models --pretrained` lists, got {pretrained!r}"
+        )
     model_entry(name)  # a misspelt name is told before a file is read
     source = load(pretrained)
     if source.architecture["name"] == name:

@@ -123,8 +123,11 @@ def _without_network(entry: PublishedWeights, file: PublishedFile) -> Resolved |
     try:
         check_file(path, file.checksums)
     except ValueError as error:
-        path.unlink()
-        raise ModelFileError(f"{quoted(path, 500)}: {error}; it was removed: try again") from None
+        # Downloads are checked before they get their name: somebody has put this one here.
+        raise ModelFileError(
+            f"{quoted(path, 500)}: {error}; it is not the file that was published: remove it to "
+            "have that downloaded"
+        ) from None
     except OSError as error:
         raise ModelFileError(
             f"{quoted(path, 500)}: cannot be read ({error.strerror or error})"

@@ -232,10 +232,9 @@ def opened(source: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, int]]:
 
 def _instead(source: str | os.PathLike[str]) -> str:
     """What may have been meant by a name of no file."""
-    from xception.weights.published import published_weights
+    from xception.weights.published import published_names
 
-    names = [name for entry in published_weights() for name in (entry.name, *entry.aliases)]
-    near = difflib.get_close_matches(os.fspath(source), names, n=1, cutoff=0.7)
+    near = difflib.get_close_matches(os.fspath(source), published_names(), n=1, cutoff=0.7)
     if near:
         return f"did you mean {near[0]}?"
     return "give a model file, a run folder, or a name of `xception models --pretrained`"

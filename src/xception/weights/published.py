@@ -280,6 +280,11 @@ def published_weights() -> tuple[PublishedWeights, ...]:
     return _PUBLISHED
 
 
+def published_names() -> list[str]:
+    """Every name and alias."""
+    return [name for entry in _PUBLISHED for name in (entry.name, *entry.aliases)]
+
+
 def published_entry(name: str) -> PublishedWeights:
     """The weights of that name, alias or https address.
 

@@ -7,11 +7,10 @@ from typing import Any
 
 from xception.models import Classifier, Preprocessing
 from xception.weights.description import check_class_names
-from xception.weights.dialects.unsaid import CLASSES_UNSAID, PICTURES_UNSAID
 from xception.weights.hub import Resolved
 from xception.weights.imagenet import IMAGENET_CLASSES, imagenet_classes
 from xception.weights.imported import Imported
-from xception.weights.wording import quoted
+from xception.weights.wording import CLASSES_UNSAID, PICTURES_UNSAID, quoted
 
 
 def as_stated(imported: Imported, resolved: Resolved) -> Imported:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+# How the choices of an importer begin that a publisher's or user's own words can replace.
+PICTURES_UNSAID = "the file does not say how pictures are"
+CLASSES_UNSAID = "the file does not name its"
+
 
 def quoted(value: object, most: int = 80) -> str:
     """Anything from a file as short printable text on one line."""

@@ -18,7 +18,7 @@ from xception.models import Preprocessing
 from xception.models.preprocessing import MAX_SIDE
 from xception.weights.dialects.keras_call import TENSOR, shown
 from xception.weights.dialects.keras_graph import CONVOLUTIONS, RANDOM, Graph, Node
-from xception.weights.dialects.unsaid import PICTURES_UNSAID
+from xception.weights.wording import PICTURES_UNSAID
 
 _INTERPOLATIONS = {
     "nearest": "nearest", "bilinear": "bilinear", "bicubic": "bicubic", "lanczos3": "lanczos",

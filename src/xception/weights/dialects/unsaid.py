@@ -6,10 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from xception.models import Classifier, Preprocessing
-
-# How choices begin that a publisher's own words can replace.
-PICTURES_UNSAID = "the file does not say how pictures are"
-CLASSES_UNSAID = "the file does not name its"
+from xception.weights.wording import CLASSES_UNSAID, PICTURES_UNSAID
 
 
 def prepared_for(preprocessing: Preprocessing, in_channels: int) -> Preprocessing:

@@ -76,7 +76,10 @@ def _read_zip(archive: ZipArchive) -> tuple[Any, Storages]:
     ]
     if len(roots) != 1:
         found = ", ".join(quoted(name, 40) for name in list(members)[:3]) or "nothing"
-        raise ValueError(f"is a zip archive that torch.save did not write (it holds {found})")
+        raise ValueError(
+            f"is a zip archive that neither torch.save nor Keras wrote (it holds {found}); give a "
+            "file of weights"
+        )
     root = roots[0]
     if f"{root}constants.pkl" in members:
         raise ValueError(
