@@ -31,15 +31,19 @@ def first(recipe: Recipe) -> TrainResult:
 
 
 def tuned(recipe: Recipe, first: TrainResult, **changes: object) -> Recipe:
+    settings = {"freeze_epochs": 1, "size": None, **changes}
     return recipe.replaced(
-        name="tuned",
-        epochs=1,
-        warmup=0.0,
-        weights=str(first.model_path),
-        freeze_epochs=1,
-        size=None,
-        **changes,
+        name="tuned", epochs=1, warmup=0.0, weights=str(first.model_path), **settings
     )
+
+
+def test_kept_statistics_stay_while_weights_move(recipe: Recipe, first: TrainResult) -> None:
+    settings = {"freeze_epochs": 0, "freeze_norm": True}
+    after = load_file(train(tuned(recipe, first, **settings)).model_path)
+    before = load_file(first.model_path)
+    statistics = [name for name in before if "running_" in name]
+    assert statistics and all(torch.equal(before[name], after[name]) for name in statistics)
+    assert not torch.equal(before["stem.conv1.weight"], after["stem.conv1.weight"])
 
 
 def test_frozen_fine_tuning_moves_the_last_layer_alone(recipe: Recipe, first: TrainResult) -> None:

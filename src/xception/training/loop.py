@@ -88,10 +88,11 @@ def train(
         )
     runtime = Runtime(recipe)
     source = load(recipe.weights) if recipe.weights is not None else None
-    if source is None and recipe.freeze_epochs > 0:
+    if source is None and (recipe.freeze_epochs > 0 or recipe.freeze_norm):
         raise RecipeError(
-            f"recipe field freeze_epochs is {recipe.freeze_epochs}, but there are no weights that "
-            "could be kept; give --weights MODEL, or --freeze-epochs 0"
+            f"recipe fields freeze_epochs and freeze_norm are {recipe.freeze_epochs} and "
+            f"{recipe.freeze_norm}, but there are no weights that could be kept; give --weights "
+            "MODEL, or --freeze-epochs 0 --no-freeze-norm"
         )
     recipe = with_model(recipe, source)
     preprocessing = preprocessing_for(recipe, source)

@@ -23,6 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "label_smoothing": 0.1,
         "dropout": 0.2,
         "freeze_epochs": 2,
+        "freeze_norm": True,
         "backbone_lr": 0.1,
     },
 }

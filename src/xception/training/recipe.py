@@ -89,6 +89,7 @@ class Recipe:
     select: Literal["last", "best"] = "last"  # epoch (best by validation) that becomes the model
     evaluate_on: Literal["val", "test"] | None = None  # measured at the end; None: test if there is
     freeze_epochs: int = 0  # first epochs that train the head alone (with `weights`)
+    freeze_norm: bool = False  # below the head, normalize by the statistics of `weights` throughout
     backbone_lr: float = 1.0  # learning rate of all but the head, as a share of `lr`
     layer_decay: float = 1.0  # factor on it for each block further from the head, 0..1
 

@@ -78,7 +78,11 @@ class TrainingState:
         return self._evaluation_model
 
     def set_frozen(self, frozen: bool) -> None:
-        """Train the head alone: the rest keeps its weights and its running statistics."""
+        """Train the head alone: the rest keeps its weights and its running statistics.
+
+        The recipe may want the latter kept in any case: a few thousand pictures of another kind are
+        too few to learn them anew.
+        """
         head = set(self.model.head.modules())
         self.model.train()
         for module in self.model.modules():
@@ -86,7 +90,8 @@ class TrainingState:
                 continue
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(not frozen)
-            if frozen and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if is_norm and (frozen or self.recipe.freeze_norm):
                 module.eval()
 
     def to_checkpoint(self) -> dict[str, Any]:
