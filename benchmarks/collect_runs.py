@@ -22,6 +22,8 @@ def collect(folder: Path) -> dict[str, Any]:
     del environment["command"]  # it holds paths of one machine; the recipe says the same
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     recipe.update(data=Path(recipe["data"]).name, out="runs")
+    if recipe["weights"] is not None:
+        recipe["weights"] = Path(recipe["weights"]).name
     seconds = [row["seconds"] for row in rows]
     return {
         "run": folder.name,

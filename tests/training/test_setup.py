@@ -137,6 +137,21 @@ def test_few_pictures_get_smaller_steps_and_it_is_said() -> None:
     assert len(said) == 2
 
 
+def test_few_steps_get_statistics_that_follow() -> None:
+    said: list[str] = []
+    recipe = Recipe(model="xception", epochs=6, batch_size=32)
+    assert adapted(recipe, 2000, said.append).bn_momentum == 0.1
+    assert "bn_momentum 0.1 instead" in said[0]
+    for kept in (
+        recipe.replaced(adapt=False),
+        recipe.replaced(bn_momentum=0.02),
+        recipe.replaced(weights="model.safetensors"),
+        recipe.replaced(model="xception_tiny"),
+        recipe.replaced(epochs=100),
+    ):
+        assert adapted(kept, 2000, said.append) == kept
+
+
 def test_the_network_is_that_of_the_weights_unless_named(
     recipe: Recipe, first: TrainResult
 ) -> None:

@@ -73,7 +73,7 @@ class Recipe:
     # Optimization
     epochs: int = 10  # passes over the training pictures
     batch_size: int = 128  # pictures a step
-    adapt: bool = True  # few pictures: fewer a step, lr in proportion, for 16 steps an epoch
+    adapt: bool = True  # few pictures: fewer a step, lr and bn_momentum accordingly
     optimizer: Literal["sgd", "adamw", "muon"] = "sgd"  # sgd: with Nesterov's momentum
     lr: float = 0.3  # highest learning rate
     momentum: float = 0.9  # of SGD and Muon; first beta of AdamW

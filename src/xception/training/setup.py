@@ -21,12 +21,14 @@ from xception.data import (
     train_transform,
 )
 from xception.errors import DataError, RecipeError, TrainingError
-from xception.models import Classifier, Preprocessing, create_model, model_entry
+from xception.models import Classifier, Preprocessing, create_model, model_entry, resolved_arguments
 from xception.training.recipe import Recipe
 from xception.weights import arguments_from, check_class_names, transfer
 
 DEFAULT_MODEL = "xception_tiny"
 LEAST_STEPS = 16  # an epoch
+QUICK_MOMENTUM = 0.1  # of batch normalization: PyTorch's
+LEAST_FORGETTING = 30  # steps times momentum; at 4 the statistics of a fresh network were useless
 
 
 @dataclass(slots=True)
@@ -69,15 +71,36 @@ def with_model(recipe: Recipe, source: Classifier | None) -> Recipe:
 
 
 def adapted(recipe: Recipe, pictures: int, say: Callable[[str], None]) -> Recipe:
-    """Fewer pictures a step where an epoch would have under 16 steps (a batch is 8 at least).
+    """The recipe for few pictures: smaller batches, statistics that follow sooner. Our choices.
 
-    The learning rate follows: in proportion for SGD, by the square root for AdamW and Muon. Our
-    choice.
+    A batch is halved (to 8 at least) until an epoch has 16 steps. The learning rate follows: in
+    proportion for SGD, by the square root for AdamW and Muon. Where fresh batch normalization
+    would forget its first statistics too slowly for the steps of the run, its momentum becomes 0.1.
     """
+    if not recipe.adapt:
+        return recipe
+    return _with_quick_statistics(_with_smaller_batches(recipe, pictures, say), pictures, say)
+
+
+def _with_quick_statistics(recipe: Recipe, pictures: int, say: Callable[[str], None]) -> Recipe:
+    if recipe.model is None or recipe.weights is not None or recipe.bn_momentum is not None:
+        return recipe
+    own = resolved_arguments(recipe.model)["bn_momentum"]
+    steps = recipe.epochs * (pictures // recipe.batch_size)
+    if own >= QUICK_MOMENTUM or steps * own >= LEAST_FORGETTING:
+        return recipe
+    say(
+        f"{steps:,} steps are few for running statistics that move by {own:g} a step: bn_momentum "
+        f"{QUICK_MOMENTUM:g} instead (--no-adapt keeps it)"
+    )
+    return recipe.replaced(bn_momentum=QUICK_MOMENTUM)
+
+
+def _with_smaller_batches(recipe: Recipe, pictures: int, say: Callable[[str], None]) -> Recipe:
     batch_size = recipe.batch_size
     while batch_size >= 16 and pictures // batch_size < LEAST_STEPS:
         batch_size //= 2
-    if not recipe.adapt or batch_size == recipe.batch_size:
+    if batch_size == recipe.batch_size:
         return recipe
     share = batch_size / recipe.batch_size
     lr = recipe.lr * (share if recipe.optimizer == "sgd" else share**0.5)
