@@ -160,7 +160,7 @@ def test_zip_archives_of_others() -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("word/document.xml", "<xml/>")
-    assert "did not write (it holds word/document.xml)" in refused(buffer.getvalue())
+    assert "nor Keras wrote (it holds word/document.xml)" in refused(buffer.getvalue())
 
 
 # ---------------------------------------------------------------- hostile files
