@@ -20,7 +20,7 @@ from xception.errors import UsageError
 from xception.weights.checksum import Checksum, check_file
 from xception.weights.download import MAX_BYTES, UnreachableError
 from xception.weights.header import parse_json
-from xception.weights.wording import quoted
+from xception.weights.wording import listed, quoted
 
 HUB_PREFIX = "hf-hub:"
 CONFIG_NAME = "config.json"
@@ -168,10 +168,9 @@ def choose_file(shown: str, names: Sequence[str]) -> str | None:
     for ending in WEIGHT_ENDINGS:
         fitting = sorted(name for name in names if name.endswith(ending))
         if len(fitting) > 1:
-            listed = ", ".join(quoted(name) for name in fitting[:5])
-            more = f" and {len(fitting) - 5} more" if len(fitting) > 5 else ""
             raise UsageError(
-                f"{shown}: holds {listed}{more}; say which by {shown}:{quoted(fitting[0])}"
+                f"{shown}: holds {listed(fitting, most=5)}; say which by "
+                f"{shown}:{quoted(fitting[0])}"
             )
         if fitting:
             return fitting[0]
@@ -196,8 +195,8 @@ def _downloaded(name: HubName, checksums: tuple[Checksum, ...], offline: bool) -
     file = name.file or choose_file(str(name), list(siblings))
     if file is None or file not in siblings:
         what = "no file of weights" if file is None else f"no file {quoted(file)!r}"
-        listed = ", ".join(quoted(known) for known in sorted(siblings)[:10]) or "nothing"
-        raise ValueError(f"holds {what}, but {listed}; say which by {name}:FILE")
+        there = listed(sorted(siblings), most=10) or "nothing"
+        raise ValueError(f"holds {what}, but {there}; say which by {name}:FILE")
     size = siblings[file].size
     if size is not None and size > MAX_BYTES:
         raise ValueError(f"has {size:,} bytes, more than the {MAX_BYTES:,} allowed")

@@ -31,7 +31,6 @@ from xception.weights.header import Header, read_header
 from xception.weights.imported import Imported, ImportReport
 from xception.weights.model_file import (
     FILE_NAME,
-    check_finite,
     described_in,
     read_model,
     read_tensors,
@@ -137,7 +136,6 @@ def read_info(source: str | os.PathLike[str]) -> ModelDescription:
 
 def _recognised(contents: FileContents) -> Imported:
     """The classifier that these tensors are; raises ValueError when none is known that fits."""
-    check_finite(contents.tensors)
     if contents.kind.startswith("keras"):
         from xception.weights.dialects.keras_import import recognise
     else:
