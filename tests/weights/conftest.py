@@ -1,8 +1,9 @@
-"""A small classifier and its file; a server on this machine."""
+"""A small classifier and its file; folders of installed packages; a server on this machine."""
 
 from __future__ import annotations
 
 import http.server
+import importlib.util
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -48,6 +49,19 @@ def model_path(model: Classifier, tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
     save(model, path, provenance={"data": "pictures/"})
     return path
+
+
+@pytest.fixture(scope="session")
+def package_folder() -> Callable[[str], Path]:
+    """package_folder(name) -> where an installed package lies. None of its code is run."""
+
+    def find(name: str) -> Path:
+        found = importlib.util.find_spec(name)
+        if found is None or found.origin is None:
+            pytest.skip(f"{name} is not installed (pip install --no-deps)")
+        return Path(found.origin).parent
+
+    return find
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Keras on the torch backend, its models with numbers that matter, and its files as contents."""
+"""Networks of Keras and of timm with numbers that matter, and Keras's files as contents."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from xception.models import Classifier
+from xception.weights.dialects import torch_legacy
 from xception.weights.files.contents import FileContents
+from xception.weights.imported import Imported
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # read once, when keras is first imported
 
@@ -226,3 +229,91 @@ def as_keras_2() -> Callable[..., dict[str, Any]]:
         return made
 
     return convert
+
+
+@pytest.fixture(scope="session")
+def randomize_torch() -> Callable[[nn.Module, str], None]:
+    """randomize_torch(model, nonlinearity): no layer is the identity, and logits see the picture.
+
+    nonlinearity: what convolutions and linear layers keep the size of, in the words of torch's
+    kaiming_normal_
+    """
+
+    def fill(model: nn.Module, nonlinearity: Any) -> None:
+        torch.manual_seed(0)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.uniform_(module.bias, -0.2, 0.2)
+                nn.init.uniform_(module.running_mean, -0.2, 0.2)  # type: ignore[arg-type]
+                nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
+                module.num_batches_tracked.fill_(17)  # type: ignore[union-attr]
+            elif isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity=nonlinearity)
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def assert_same_stages() -> Callable[..., Tensor]:
+    """assert_same_stages(ours, other, names, x, tolerance) -> the logits of `ours`.
+
+    names: of a module of `other` by our stage; both, and the logits, must give the same
+    tolerance: of a difference, relative to the largest value of each
+    """
+
+    def outputs(model: nn.Module, stages: dict[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
+        """What comes out of each stage, and the logits."""
+        found: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Callable[..., None]:
+            return lambda _module, _inputs, output: found.__setitem__(name, output.detach().clone())
+
+        hooks = [module.register_forward_hook(keep(name)) for name, module in stages.items()]
+        with torch.no_grad():
+            found["logits"] = model(x)
+        for hook in hooks:
+            hook.remove()
+        return found
+
+    def check(
+        ours: Classifier, other: nn.Module, names: dict[str, str], x: Tensor, tolerance: float
+    ) -> Tensor:
+        stages = dict(ours.stages())
+        found = outputs(ours, {name: stages[name] for name in names}, x)
+        expected = outputs(other, {name: other.get_submodule(name) for name in names.values()}, x)
+        for name, their_name in [*names.items(), ("logits", "logits")]:
+            a, b = found[name], expected[their_name]
+            assert a.dtype == b.dtype and a.shape == b.shape
+            assert (a - b).abs().max() <= tolerance * b.abs().max(), name
+        return found["logits"]
+
+    return check
+
+
+@pytest.fixture(scope="module")
+def legacy_network(randomize_torch: Callable[[nn.Module, str], None]) -> nn.Module:
+    """timm's legacy_xception with five classes. A test may change its dtype."""
+    timm = pytest.importorskip("timm")
+    network: nn.Module = timm.create_model("legacy_xception", num_classes=5)
+    randomize_torch(network, "relu")
+    return network.eval()
+
+
+@pytest.fixture
+def legacy_state(legacy_network: nn.Module) -> dict[str, Tensor]:
+    """Its state dict in float32."""
+    return dict(legacy_network.float().state_dict())
+
+
+@pytest.fixture(scope="session")
+def import_legacy() -> Callable[..., Imported]:
+    """import_legacy(tensors, **fields of FileContents) -> the paper's network out of them."""
+
+    def read(tensors: dict[str, Tensor], **fields: Any) -> Imported:
+        contents = FileContents(**{"kind": "torch state dict", "tensors": tensors, **fields})
+        found = torch_legacy.recognise(contents)
+        assert found is not None
+        return found
+
+    return read

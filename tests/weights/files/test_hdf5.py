@@ -19,6 +19,9 @@ from xception.weights.files.hdf5 import Hdf5Contents, read_hdf5
 
 h5py = pytest.importorskip("h5py")
 
+Read = Callable[..., Hdf5Contents]
+Refusal = Callable[..., str]
+
 DTYPES = ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"]
 LAYOUTS: dict[str, dict[str, Any]] = {
     "contiguous": {},
@@ -29,73 +32,47 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-def read(path: Path, **arguments: Any) -> Hdf5Contents:
-    with path.open("rb") as file:
-        return read_hdf5(file, arguments.pop("size", path.stat().st_size), **arguments)
-
-
-def refused(path: Path, **arguments: Any) -> str:
-    with pytest.raises(ValueError) as caught:
-        read(path, **arguments)
-    line = str(caught.value)
-    assert line.isprintable() and len(line) < 700
-    return line
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "weights.h5"
-
-
-@pytest.fixture
-def good(path: Path) -> Path:
-    """A small file that is read."""
-    with h5py.File(path, "w") as file:
-        file["layers/conv/vars/0"] = np.arange(12, dtype="f4").reshape(3, 4)
-        file["layers/conv/vars/1"] = np.arange(4, dtype="f4")
-        file["layers/conv"].attrs["name"] = "first"
-    return path
-
-
 # ---------------------------------------------------------------- what is read
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_number_comes_back_as_it_was(path: Path, layout: str) -> None:
+def test_every_number_comes_back_as_it_was(h5_contents: Read, h5_path: Path, layout: str) -> None:
     """For each dtype, both byte orders, each layout, and both ages of the file format."""
     random = np.random.default_rng(1)
     for libver in ("earliest", "latest"):
         expected = {}
-        with h5py.File(path, "w", libver=libver) as file:
+        with h5py.File(h5_path, "w", libver=libver) as file:
             for dtype, order in itertools.product(DTYPES, "<>"):
                 values = random.integers(0, 120, (5, 7)).astype(order + dtype)
                 name = f"{dtype}{'little' if order == '<' else 'big'}"
                 file.create_dataset(name, data=values, **LAYOUTS[layout])
                 expected[name] = values
-        tensors = read(path).tensors
+        tensors = h5_contents(h5_path).tensors
         assert list(tensors) == sorted(expected)
         for name, values in expected.items():
             assert tensors[name].numpy().dtype == values.dtype.newbyteorder("=")
             assert np.array_equal(tensors[name].numpy(), values), name
 
 
-def test_bfloat16_is_read_as_keras_and_as_hdf5_itself_writes_it(path: Path) -> None:
+def test_bfloat16_is_read_as_keras_and_as_hdf5_itself_writes_it(
+    h5_contents: Read, h5_path: Path
+) -> None:
     values = torch.randn(3, 5).bfloat16()
     bits = values.view(torch.uint16).numpy()
     own_type = h5py.h5t.IEEE_F16LE.copy()
     own_type.set_fields(15, 7, 8, 0, 7)
     own_type.set_ebias(127)
-    with h5py.File(path, "w") as file:
+    with h5py.File(h5_path, "w") as file:
         file["keras"] = bits.view("V2")
         space = h5py.h5s.create_simple((3, 5))
         dataset = h5py.h5d.create(file.id, b"hdf5", own_type, space)
         dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, bits.copy(), own_type)
-    for tensor in read(path).tensors.values():
+    for tensor in h5_contents(h5_path).tensors.values():
         assert tensor.dtype == torch.bfloat16 and torch.equal(tensor, values)
 
 
-def test_odd_shapes_are_read(path: Path) -> None:
-    with h5py.File(path, "w") as file:
+def test_odd_shapes_are_read(h5_contents: Read, h5_path: Path) -> None:
+    with h5py.File(h5_path, "w") as file:
         file["scalar"] = np.float32(2.5)
         file["empty"] = np.zeros((0, 3), "f4")
         file["empty chunked"] = file.create_dataset(None, (0, 3), "f8", maxshape=(None, 3))
@@ -106,7 +83,7 @@ def test_odd_shapes_are_read(path: Path) -> None:
             file.id, b"compact", h5py.h5t.IEEE_F32LE, h5py.h5s.create_simple((3,)), plist
         )
         compact.write(h5py.h5s.ALL, h5py.h5s.ALL, np.arange(3, dtype="f4"))
-    tensors = read(path).tensors
+    tensors = h5_contents(h5_path).tensors
     assert tensors["scalar"].shape == () and tensors["scalar"] == 2.5
     assert tensors["empty"].shape == (0, 3) and tensors["empty chunked"].shape == (0, 3)
     assert tensors["eight axes"].shape == (1,) * 8
@@ -114,19 +91,21 @@ def test_odd_shapes_are_read(path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", [{}, {"chunks": True, "compression": "gzip"}])
-def test_large_tensors_cross_in_many_pieces(path: Path, layout: dict[str, Any]) -> None:
+def test_large_tensors_cross_in_many_pieces(
+    h5_contents: Read, h5_path: Path, layout: dict[str, Any]
+) -> None:
     values = np.arange(3 * 5 * 300_001, dtype="f4").reshape(3, 5, 300_001)
-    with h5py.File(path, "w") as file:
+    with h5py.File(h5_path, "w") as file:
         file.create_dataset("x", data=values, **layout)
         file["y"] = np.arange(1_500_000, dtype="f8")
-    tensors = read(path).tensors
+    tensors = h5_contents(h5_path).tensors
     assert np.array_equal(tensors["x"].numpy(), values)
     assert torch.equal(tensors["y"], torch.arange(1_500_000, dtype=torch.float64))
 
 
-def test_what_keras_says_of_a_file_comes_along(path: Path) -> None:
+def test_what_keras_says_of_a_file_comes_along(h5_contents: Read, h5_path: Path) -> None:
     long = [f"a_layer_with_a_long_name_{index}".encode() for index in range(3000)]
-    with h5py.File(path, "w") as file:
+    with h5py.File(h5_path, "w") as file:
         file.attrs["model_config"] = '{"class_name": "Modèle 模型"}' + " " * 100_000
         file.attrs["keras_version"] = np.bytes_("2.0.5")
         file.attrs["backend"] = "tensorflow"
@@ -138,7 +117,7 @@ def test_what_keras_says_of_a_file_comes_along(path: Path) -> None:
         group.create_group("a").attrs["weight_names"] = ["k:0", "b:0"]
         group.create_group("b").attrs["weight_names"] = []
         group.create_group("c").attrs["name"] = "see"
-    attributes = read(path).attributes
+    attributes = h5_contents(h5_path).attributes
     assert attributes.pop("@model_config") == '{"class_name": "Modèle 模型"}' + " " * 100_000
     names = [name.decode() for name in long]
     assert attributes == {
@@ -153,8 +132,10 @@ def test_what_keras_says_of_a_file_comes_along(path: Path) -> None:
     }
 
 
-def test_the_optimizer_is_left_out_and_a_layer_of_that_name_is_not(path: Path) -> None:
-    with h5py.File(path, "w") as file:
+def test_the_optimizer_is_left_out_and_a_layer_of_that_name_is_not(
+    h5_contents: Read, h5_path: Path
+) -> None:
+    with h5py.File(h5_path, "w") as file:
         for place in (
             "optimizer/vars/0",
             "optimizer_weights/adam/m",
@@ -163,31 +144,36 @@ def test_the_optimizer_is_left_out_and_a_layer_of_that_name_is_not(path: Path) -
             "model_weights/optimizer/kernel",
         ):
             file[place] = np.ones(2, "f4")
-    assert list(read(path).tensors) == ["layers/optimizer/vars/0", "model_weights/optimizer/kernel"]
+    assert list(h5_contents(h5_path).tensors) == [
+        "layers/optimizer/vars/0",
+        "model_weights/optimizer/kernel",
+    ]
 
 
-def test_a_part_of_a_file_is_read_in_place(good: Path) -> None:
+def test_a_part_of_a_file_is_read_in_place(
+    h5_contents: Read, h5_refusal: Refusal, good_h5: Path
+) -> None:
     """As it stands in an archive, at any offset; the file's other bytes do not matter."""
-    content = good.read_bytes()
-    expected = read(good)
-    good.write_bytes(b"PK" + b"x" * 331 + content + b"y" * 5000)
-    found = read(good, size=len(content), offset=333)
+    content = good_h5.read_bytes()
+    expected = h5_contents(good_h5)
+    good_h5.write_bytes(b"PK" + b"x" * 331 + content + b"y" * 5000)
+    found = h5_contents(good_h5, size=len(content), offset=333)
     assert found.attributes == expected.attributes
     assert all(torch.equal(found.tensors[name], expected.tensors[name]) for name in found.tensors)
-    assert "HDF5" in refused(good, size=len(content) - 100, offset=333)
+    assert "HDF5" in h5_refusal(good_h5, size=len(content) - 100, offset=333)
 
 
-def test_a_file_behind_a_users_block_is_read(path: Path) -> None:
-    with h5py.File(path, "w", userblock_size=1024) as file:
+def test_a_file_behind_a_users_block_is_read(h5_contents: Read, h5_path: Path) -> None:
+    with h5py.File(h5_path, "w", userblock_size=1024) as file:
         file["x"] = np.arange(4, dtype="f4")
-    assert read(path).tensors["x"].tolist() == [0, 1, 2, 3]
+    assert h5_contents(h5_path).tensors["x"].tolist() == [0, 1, 2, 3]
 
 
-def test_the_position_of_the_file_does_not_matter(good: Path) -> None:
-    with good.open("rb") as file:
+def test_the_position_of_the_file_does_not_matter(good_h5: Path) -> None:
+    with good_h5.open("rb") as file:
         file.seek(777)
-        assert len(read_hdf5(file, good.stat().st_size).tensors) == 2
-        assert len(read_hdf5(file, good.stat().st_size).tensors) == 2
+        assert len(read_hdf5(file, good_h5.stat().st_size).tensors) == 2
+        assert len(read_hdf5(file, good_h5.stat().st_size).tensors) == 2
 
 
 # ---------------------------------------------------------------- what the child may do
@@ -244,12 +230,12 @@ LYING: dict[str, tuple[str, str]] = {  # what the child does, and what is said
 
 
 @pytest.fixture
-def lying(good: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Path]]:
+def lying(good_h5: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Path]]:
     """Replace the child by `program`; gives a good file to read. No child may be left behind."""
     started: list[Any] = []
 
     def replace(program: str) -> Path:
-        script = good.with_name("child.py")
+        script = good_h5.with_name("child.py")
         script.write_text(LIES + program)
         monkeypatch.setattr(hdf5, "_CHILD", script)
         start = hdf5._start
@@ -259,7 +245,7 @@ def lying(good: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str
             return started[-1]
 
         monkeypatch.setattr(hdf5, "_start", start_and_note)
-        return good
+        return good_h5
 
     yield replace
     assert len(started) == 1 and started[0].returncode is not None
@@ -267,9 +253,11 @@ def lying(good: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str
 
 
 @pytest.mark.parametrize("what", LYING)
-def test_a_child_that_fails_or_lies_gives_one_line(lying: Callable[[str], Path], what: str) -> None:
+def test_a_child_that_fails_or_lies_gives_one_line(
+    h5_refusal: Refusal, lying: Callable[[str], Path], what: str
+) -> None:
     program, expected = LYING[what]
-    line = refused(lying(program))
+    line = h5_refusal(lying(program))
     assert expected in line
 
 
@@ -279,32 +267,36 @@ def test_a_child_that_fails_or_lies_gives_one_line(lying: Callable[[str], Path],
      "os.write(2, bytes(9999999))"],
 )  # fmt: skip
 def test_a_child_that_hangs_is_ended(
-    lying: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, program: str
+    h5_refusal: Refusal, lying: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
     monkeypatch.setattr(hdf5, "CLOCK_SECONDS", 0.3)
-    assert "could not be read within 0 seconds" in refused(lying(program))
+    assert "could not be read within 0 seconds" in h5_refusal(lying(program))
 
 
 def test_a_reader_that_is_interrupted_ends_its_child(
-    lying: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    h5_contents: Read, lying: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(hdf5, "_receive", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        read(lying("time.sleep(600)"))
+        h5_contents(lying("time.sleep(600)"))
 
 
-def test_missing_or_broken_h5py_is_said(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_or_broken_h5py_is_said(
+    h5_refusal: Refusal, good_h5: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = hdf5._task
     monkeypatch.setattr(hdf5, "_task", lambda *given: {**task(*given), "folders": []})
-    assert "h5py cannot be loaded (No module named 'h5py')" in refused(good)
+    assert "h5py cannot be loaded (No module named 'h5py')" in h5_refusal(good_h5)
     monkeypatch.setattr(hdf5, "_task", task)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert 'needs h5py; pip install "h5py"' in refused(good)
+    assert 'needs h5py; pip install "h5py"' in h5_refusal(good_h5)
 
 
-def test_a_process_that_cannot_start_is_said(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", str(good.with_name("no python")))
-    assert "cannot be started (No such file or directory)" in refused(good)
+def test_a_process_that_cannot_start_is_said(
+    h5_refusal: Refusal, good_h5: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(good_h5.with_name("no python")))
+    assert "cannot be started (No such file or directory)" in h5_refusal(good_h5)

@@ -11,37 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from xception.weights.files.hdf5 import Hdf5Contents, read_hdf5
+from xception.weights.files.hdf5 import Hdf5Contents
 
 h5py = pytest.importorskip("h5py")
 
-
-def read(path: Path, **arguments: Any) -> Hdf5Contents:
-    with path.open("rb") as file:
-        return read_hdf5(file, arguments.pop("size", path.stat().st_size), **arguments)
-
-
-def refused(path: Path, **arguments: Any) -> str:
-    with pytest.raises(ValueError) as caught:
-        read(path, **arguments)
-    line = str(caught.value)
-    assert line.isprintable() and len(line) < 700
-    return line
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "weights.h5"
-
-
-@pytest.fixture
-def good(path: Path) -> Path:
-    """A small file that is read."""
-    with h5py.File(path, "w") as file:
-        file["layers/conv/vars/0"] = np.arange(12, dtype="f4").reshape(3, 4)
-        file["layers/conv/vars/1"] = np.arange(4, dtype="f4")
-        file["layers/conv"].attrs["name"] = "first"
-    return path
+Read = Callable[..., Hdf5Contents]
+Refusal = Callable[..., str]
 
 
 # ---------------------------------------------------------------- what a file may not hold
@@ -211,82 +186,88 @@ FORBIDDEN: dict[Callable[[Any], None], str] = {
 @pytest.mark.parametrize("make", FORBIDDEN, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("libver", ["earliest", "latest"])
 def test_what_leads_elsewhere_or_nowhere_is_refused(
-    path: Path, make: Callable[[Any], None], libver: str
+    h5_refusal: Refusal, h5_path: Path, make: Callable[[Any], None], libver: str
 ) -> None:
-    with h5py.File(path, "w", libver=libver) as file:
+    with h5py.File(h5_path, "w", libver=libver) as file:
         make(file)
-    assert FORBIDDEN[make] in refused(path)
+    assert FORBIDDEN[make] in h5_refusal(h5_path)
 
 
-def test_100_000_groups_are_refused(path: Path) -> None:
-    with h5py.File(path, "w", libver="latest") as file:
+def test_100_000_groups_are_refused(h5_refusal: Refusal, h5_path: Path) -> None:
+    with h5py.File(h5_path, "w", libver="latest") as file:
         for index in range(100_000):
             h5py.h5g.create(file.id, b"%d" % index)
-    assert "more than 20,000 groups" in refused(path)
+    assert "more than 20,000 groups" in h5_refusal(h5_path)
 
 
 # ---------------------------------------------------------------- what a file may not claim
 
 
-def test_4_gb_without_a_byte_stored_are_refused(path: Path) -> None:
+def test_4_gb_without_a_byte_stored_are_refused(h5_refusal: Refusal, h5_path: Path) -> None:
     """HDF5 allows huge datasets of which nothing is written, and gives their fill value."""
     for layout in ({}, {"chunks": (1024,)}, {"chunks": (1024,), "compression": "gzip"}):
-        with h5py.File(path, "w") as file:
+        with h5py.File(h5_path, "w") as file:
             file.create_dataset("x", (2**30,), "f4", **layout)
-        assert path.stat().st_size < 10_000
-        line = refused(path)
+        assert h5_path.stat().st_size < 10_000
+        line = h5_refusal(h5_path)
         assert "claims 4,294,967,296 bytes for x and stores 0" in line
-    with h5py.File(path, "w") as file:
+    with h5py.File(h5_path, "w") as file:
         file.create_dataset("optimizer/vars/0", (2**30,), "f4")
-    assert "claims 4,294,967,296 bytes" in refused(path)
+    assert "claims 4,294,967,296 bytes" in h5_refusal(h5_path)
 
 
-def test_numbers_that_unpack_to_a_thousand_times_the_file_are_refused(path: Path) -> None:
-    with h5py.File(path, "w") as file:
+def test_numbers_that_unpack_to_a_thousand_times_the_file_are_refused(
+    h5_refusal: Refusal, h5_path: Path
+) -> None:
+    with h5py.File(h5_path, "w") as file:
         zeros = np.zeros(25 * 2**20, "f4")
         file.create_dataset("x", data=zeros, chunks=(2**18,), compression="gzip")
-    assert path.stat().st_size < 200_000
-    assert "claims more numbers than" in refused(path)
+    assert h5_path.stat().st_size < 200_000
+    assert "claims more numbers than" in h5_refusal(h5_path)
 
 
-def test_chunks_of_other_axes_than_the_dataset_are_refused(path: Path) -> None:
+def test_chunks_of_other_axes_than_the_dataset_are_refused(
+    h5_refusal: Refusal, h5_path: Path
+) -> None:
     """Their reader trusts them. A dataset of two axes is made one of one in the file's bytes."""
-    with h5py.File(path, "w") as file:
+    with h5py.File(h5_path, "w") as file:
         file.create_dataset("x", data=np.ones((4, 4), "f4"), chunks=(2, 2))
-    content = path.read_bytes()
+    content = h5_path.read_bytes()
     shape = b"\x01\x02\x01" + bytes(5)  # version 1, two axes, with largest sizes
     assert content.count(shape) == 1
-    path.write_bytes(content.replace(shape, b"\x01\x01\x01" + bytes(5)))
-    line = refused(path)
+    h5_path.write_bytes(content.replace(shape, b"\x01\x01\x01" + bytes(5)))
+    line = h5_refusal(h5_path)
     assert "chunks of x have other axes than it has" in line or "HDF5 cannot read it" in line
 
 
-def test_few_zeros_may_pack_well(path: Path) -> None:
-    with h5py.File(path, "w") as file:
+def test_few_zeros_may_pack_well(h5_contents: Read, h5_path: Path) -> None:
+    with h5py.File(h5_path, "w") as file:
         file.create_dataset("x", data=np.zeros(2**20, "f4"), chunks=True, compression="gzip")
-    assert torch.equal(read(path).tensors["x"], torch.zeros(2**20))
+    assert torch.equal(h5_contents(h5_path).tensors["x"], torch.zeros(2**20))
 
 
-def test_a_chunk_that_unpacks_to_more_than_its_size_is_refused(path: Path) -> None:
+def test_a_chunk_that_unpacks_to_more_than_its_size_is_refused(
+    h5_refusal: Refusal, h5_path: Path
+) -> None:
     """The filter unpacks to the stream's end before the library looks at the size."""
     bomb = zlib.compress(bytes(2**29), 9)
-    with h5py.File(path, "w") as file:
+    with h5py.File(h5_path, "w") as file:
         dataset = file.create_dataset("x", (1024,), "f4", chunks=(1024,), compression="gzip")
         dataset.id.write_direct_chunk((0,), bomb)
-    assert path.stat().st_size < 2**20
-    line = refused(path)
+    assert h5_path.stat().st_size < 2**20
+    line = h5_refusal(h5_path)
     assert "HDF5 cannot read it" in line or "more memory than its size explains" in line
 
 
-def test_a_file_cut_anywhere_is_refused(good: Path) -> None:
-    content = good.read_bytes()
+def test_a_file_cut_anywhere_is_refused(h5_refusal: Refusal, good_h5: Path) -> None:
+    content = good_h5.read_bytes()
     for size in [*range(1, 16), *range(16, len(content), len(content) // 12), len(content) - 1]:
-        good.write_bytes(content[:size])
-        assert "cut short" in (line := refused(good)) or "is not an HDF5 file" in line, size
-    good.write_bytes(b"")
-    assert "is empty" in refused(good)
+        good_h5.write_bytes(content[:size])
+        assert "cut short" in (line := h5_refusal(good_h5)) or "is not an HDF5 file" in line, size
+    good_h5.write_bytes(b"")
+    assert "is empty" in h5_refusal(good_h5)
 
 
-def test_another_kind_of_file_is_named(path: Path) -> None:
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(5000))
-    assert "is not an HDF5 file" in refused(path)
+def test_another_kind_of_file_is_named(h5_refusal: Refusal, h5_path: Path) -> None:
+    h5_path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(5000))
+    assert "is not an HDF5 file" in h5_refusal(h5_path)
