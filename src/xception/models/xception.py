@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from xception.models.block import XceptionBlock
 from xception.models.classifier import Classifier
 from xception.models.head import ClassifierHead, Pooling
 from xception.models.layout import BlockLayout, Layout
 from xception.models.normalization import batch_norm
+from xception.models.separable_unit import SeparableUnit
 from xception.nn import (
     IntermediateActivation,
     MaxPool2d,
@@ -25,41 +27,6 @@ from xception.nn import (
     check_padding,
 )
 from xception.nn import conv2d as same_conv2d
-
-
-class SeparableUnit(nn.Module):
-    """[ReLU,] separable (or segmented) convolution, batch normalization: one layer of Fig. 5.
-
-    x: (N, in_channels, H, W) -> (N, out_channels, H, W)
-    """
-
-    def __init__(self, act: nn.Module, conv: nn.Module, norm: nn.Module) -> None:
-        super().__init__()
-        self.act = act
-        self.conv = conv
-        self.norm = norm
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(self.act(x)))
-
-
-class XceptionBlock(nn.Module):
-    """One module of Fig. 5: units, an optional max pool, a linear residual connection around.
-
-    x: (N, in_channels, H, W) -> (N, channels[-1], ceil(H / stride), ceil(W / stride))
-    """
-
-    def __init__(self, units: nn.Module, pool: nn.Module | None, skip: nn.Module | None) -> None:
-        super().__init__()
-        self.units = units
-        self.pool = pool
-        self.skip = skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.units(x)
-        if self.pool is not None:
-            y = self.pool(y)
-        return y if self.skip is None else y + self.skip(x)
 
 
 class XceptionBody(Classifier):

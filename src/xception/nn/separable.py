@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
-from torch.nn.modules import module as module_globals
 
 from xception.nn.activation import IntermediateActivation, intermediate_activation_layer
 from xception.nn.padding import Conv2dSame, Padding, check_padding, conv2d, four_sided_padding
+from xception.nn.untouched import is_untouched
 from xception.ops import separable_conv2d
 
 Order = Literal["depthwise_first", "pointwise_first"]
@@ -90,7 +90,7 @@ class SeparableConv2d(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._is_one_operator():
+        if self.is_one_operator():
             conv = self.depthwise
             return separable_conv2d(
                 x,
@@ -98,20 +98,21 @@ class SeparableConv2d(nn.Module):
                 self.pointwise.weight,
                 self.pointwise.bias,
                 stride=conv.stride,
-                padding=_padding_of(conv, x),
+                padding=self.padding_for(x),
                 dilation=conv.dilation,
             )
         if self.order == "depthwise_first":
             return self.pointwise(self.intermediate_activation(self.depthwise(x)))
         return self.depthwise(self.intermediate_activation(self.pointwise(x)))
 
-    def _is_one_operator(self) -> bool:
+    def is_one_operator(self) -> bool:
+        """Whether depthwise and pointwise may be computed together: both as they were built."""
         depthwise, pointwise = self.depthwise, self.pointwise
         return (
             self.order == "depthwise_first"
             and type(self.intermediate_activation) is nn.Identity
-            and is_untouched(depthwise)
-            and is_untouched(pointwise)
+            and is_untouched(depthwise, nn.Conv2d, Conv2dSame)
+            and is_untouched(pointwise, nn.Conv2d)
             and depthwise.bias is None
             and depthwise.groups == depthwise.in_channels
             and depthwise.padding_mode == "zeros"
@@ -119,23 +120,15 @@ class SeparableConv2d(nn.Module):
             and _is_pointwise(pointwise)
         )
 
+    def padding_for(self, x: Tensor) -> Sequence[int]:
+        """(height, width) or (top, bottom, left, right): zeros that the depthwise puts around x."""
+        conv = self.depthwise
+        if isinstance(conv, Conv2dSame):
+            return four_sided_padding(x, conv.kernel_size, conv.stride, conv.dilation, "keras")
+        return cast(tuple[int, int], conv.padding)  # a string is ruled out by is_one_operator
+
     def extra_repr(self) -> str:
         return f"order={self.order!r}, padding={self.padding!r}"
-
-
-def is_untouched(conv: nn.Module) -> bool:
-    """True for a convolution of ours or torch's that nobody hooked, patched or parametrized."""
-    return type(conv) in (nn.Conv2d, Conv2dSame) and not (
-        conv._forward_hooks
-        or conv._forward_pre_hooks
-        or conv._backward_hooks
-        or conv._backward_pre_hooks
-        or "forward" in conv.__dict__
-        or module_globals._global_forward_hooks
-        or module_globals._global_forward_pre_hooks
-        or module_globals._global_backward_hooks
-        or module_globals._global_backward_pre_hooks
-    )
 
 
 def _is_pointwise(conv: nn.Conv2d) -> bool:
@@ -145,10 +138,3 @@ def _is_pointwise(conv: nn.Conv2d) -> bool:
         and conv.padding == (0, 0)
         and conv.groups == 1
     )
-
-
-def _padding_of(conv: nn.Conv2d, x: Tensor) -> Sequence[int]:
-    """(height, width) or (top, bottom, left, right) pixels of zeros that `conv` puts around `x`."""
-    if isinstance(conv, Conv2dSame):
-        return four_sided_padding(x, conv.kernel_size, conv.stride, conv.dilation, "keras")
-    return cast(tuple[int, int], conv.padding)  # a string was ruled out before

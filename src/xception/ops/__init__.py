@@ -1,13 +1,21 @@
 """Floor 0: the depthwise separable convolution as one operator, and its defining reference."""
 
 from xception.ops.allocator import tune_allocator
+from xception.ops.kernels import can_use_kernels, describe_kernels, set_kernels
+from xception.ops.merge import merge
 from xception.ops.reference import conv2d_by_definition, equivalent_kernel
 from xception.ops.separable import four_sides, separable_conv2d
+from xception.ops.unit import separable_unit
 
 __all__ = [
+    "can_use_kernels",
     "conv2d_by_definition",
+    "describe_kernels",
     "equivalent_kernel",
     "four_sides",
+    "merge",
     "separable_conv2d",
+    "separable_unit",
+    "set_kernels",
     "tune_allocator",
 ]

@@ -88,6 +88,68 @@ def separable_conv2d_backward(
     return grad_x.clone(memory_format=torch.preserve_format), grad_depthwise, grad_pointwise
 
 
+def separable_unit(
+    x_nchw: Tensor,
+    in_scale_c: Tensor | None,
+    in_shift_c: Tensor | None,
+    activation: str,
+    depthwise_c1hw: Tensor | None,
+    pointwise_oc11: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    statistics: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale, shift, activation, depthwise, pointwise; then mean and biased variance a channel."""
+    z_nchw = x_nchw
+    if in_scale_c is not None and in_shift_c is not None:
+        z_nchw = x_nchw * in_scale_c[:, None, None] + in_shift_c[:, None, None]
+    z_nchw = activated(z_nchw, activation)
+    if depthwise_c1hw is None:
+        top, bottom, left, right = padding
+        padded = F.pad(z_nchw, (left, right, top, bottom))
+        hidden_nchw = padded[:, :, :: stride[0], :: stride[1]]
+    else:
+        hidden_nchw = depthwise_conv2d(z_nchw, depthwise_c1hw, stride, padding, dilation)
+    y_nohw = hidden_nchw if pointwise_oc11 is None else F.conv2d(hidden_nchw, pointwise_oc11)
+    if not statistics:
+        return y_nohw, y_nohw.new_empty(0), y_nohw.new_empty(0)
+    var_o, mean_o = torch.var_mean(y_nohw, (0, 2, 3), correction=0)
+    return y_nohw, mean_o, var_o
+
+
+def activated(x: Tensor, activation: str) -> Tensor:
+    """The activation of a unit by its name."""
+    if activation == "relu":
+        return F.relu(x)
+    return F.relu6(x) if activation == "relu6" else x
+
+
+def merge(
+    y_nchw: Tensor,
+    scale_c: Tensor,
+    shift_c: Tensor,
+    skip_ncpq: Tensor | None,
+    skip_scale_c: Tensor | None,
+    skip_shift_c: Tensor | None,
+    pool: Sequence[int],
+    activation: str,
+) -> Tensor:
+    """Scale and shift, max pool over real pixels alone, the skip connection, activation."""
+    out = y_nchw * scale_c[:, None, None] + shift_c[:, None, None]
+    if pool:
+        kernel, stride, (top, bottom, left, right), dilation = (
+            pool[:2], pool[2:4], pool[4:8], pool[8:],
+        )  # fmt: skip
+        out = F.pad(out, (left, right, top, bottom), value=float("-inf"))
+        out = F.max_pool2d(out, tuple(kernel), tuple(stride), 0, tuple(dilation))
+    if skip_ncpq is not None:
+        if skip_scale_c is not None and skip_shift_c is not None:
+            skip_ncpq = skip_ncpq * skip_scale_c[:, None, None] + skip_shift_c[:, None, None]
+        out = out + skip_ncpq
+    return activated(out, activation)
+
+
 def conv2d_by_definition(x_nchw: Tensor, weight_ochw: Tensor) -> Tensor:
     """A regular convolution as the paper's section 1 defines it: loops over the sum, stride 1.
 

@@ -49,8 +49,8 @@ def separable_conv2d(
     Raises ValueError naming the argument and the shapes when they do not fit together.
     Source: paper section 2 ("depthwise separable convolution", no non-linearity between).
     """
-    stride_hw = _pair(stride, "stride", least=1)
-    dilation_hw = _pair(dilation, "dilation", least=1)
+    stride_hw = two_sides(stride, "stride")
+    dilation_hw = two_sides(dilation, "dilation")
     padding_tblr = four_sides(padding)
     if not _is_tracing():  # which would warn of every comparison
         _check_shapes(x, depthwise, pointwise, bias)
@@ -79,10 +79,11 @@ def four_sides(padding: int | Sequence[int]) -> list[int]:
     return values
 
 
-def _pair(value: int | Sequence[int], name: str, least: int) -> list[int]:
+def two_sides(value: int | Sequence[int], name: str) -> list[int]:
+    """Spell a stride or dilation out as [height, width]; raises ValueError for anything else."""
     values = [value, value] if isinstance(value, int) else list(value)
-    if len(values) != 2 or not all(_is_whole(v, least) for v in values):
-        raise ValueError(f"{name} must be an int or two, at least {least}; got {value!r}")
+    if len(values) != 2 or not all(_is_whole(v, least=1) for v in values):
+        raise ValueError(f"{name} must be an int or two, at least 1; got {value!r}")
     return values
 
 

@@ -1,0 +1,117 @@
+"""The fused way through an XceptionBlock: the same modules, other calls.
+
+A block's tensors are kept as its convolutions made them; each normalization is two vectors that the
+next reader applies (see `xception.ops.unit`). What this computes is what the modules' own forward
+computes, so it steps aside whenever one of them is not what the block was built of: replaced,
+hooked, or in a state that is not served here.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from xception.models.separable_unit import SeparableUnit
+from xception.nn import (
+    MaxPool2d,
+    Normalized,
+    SeparableConv2d,
+    can_normalize,
+    four_sided_padding,
+    is_untouched,
+    normalized,
+)
+from xception.ops import can_use_kernels, merge, separable_unit
+
+_ACTIVATIONS = {nn.ReLU: "relu", nn.Identity: "none"}
+
+
+def can_fuse(units: nn.Module, pool: nn.Module | None, skip: nn.Module | None, x: Tensor) -> bool:
+    """Whether `fused` computes what the modules of an `XceptionBlock` would."""
+    return (
+        can_use_kernels(x)
+        and x.numel() > 0
+        and is_untouched(units, nn.Sequential)
+        and len(cast(nn.Sequential, units)) > 0
+        and all(_is_unit(unit) for unit in units.children())
+        and (pool is None or is_untouched(pool, MaxPool2d))
+        and _is_skip(skip)
+    )
+
+
+def fused(units: nn.Module, pool: nn.Module | None, skip: nn.Module | None, x: Tensor) -> Tensor:
+    """The block's output; only where `can_fuse` says so."""
+    y = Normalized(x, None, None)
+    for unit in units.children():
+        y = _unit(cast(SeparableUnit, unit), y)
+    around = Normalized(x, None, None)
+    if isinstance(skip, nn.Sequential):
+        conv, norm = cast("tuple[nn.Conv2d, nn.BatchNorm2d]", tuple(skip.children()))
+        raw, mean, var = separable_unit(
+            x, None, None, None, conv.weight, stride=conv.stride, statistics=norm.training
+        )
+        around = normalized(norm, raw, mean, var)
+    assert y.scale is not None and y.shift is not None  # a block has at least one unit
+    return merge(
+        y.raw,
+        y.scale,
+        y.shift,
+        None if skip is None else around.raw,
+        around.scale,
+        around.shift,
+        pool=() if pool is None else _pool_window(cast(MaxPool2d, pool), y.raw),
+    )
+
+
+def _unit(unit: SeparableUnit, x: Normalized) -> Normalized:
+    conv = cast(SeparableConv2d, unit.conv)
+    depthwise = conv.depthwise
+    raw, mean, var = separable_unit(
+        x.raw,
+        x.scale,
+        x.shift,
+        depthwise.weight,
+        conv.pointwise.weight,
+        activation=_ACTIVATIONS[type(unit.act)],
+        stride=depthwise.stride,
+        padding=conv.padding_for(x.raw),
+        dilation=depthwise.dilation,
+        statistics=unit.norm.training,
+    )
+    return normalized(cast(nn.BatchNorm2d, unit.norm), raw, mean, var)
+
+
+def _is_unit(unit: nn.Module) -> bool:
+    parts = cast(SeparableUnit, unit)
+    return (
+        is_untouched(unit, SeparableUnit)
+        and is_untouched(parts.act, nn.ReLU, nn.Identity)
+        and is_untouched(parts.conv, SeparableConv2d)
+        and cast(SeparableConv2d, parts.conv).is_one_operator()
+        and cast(SeparableConv2d, parts.conv).pointwise.bias is None
+        and can_normalize(parts.norm)
+    )
+
+
+def _is_skip(skip: nn.Module | None) -> bool:
+    if skip is None or is_untouched(skip, nn.Identity):
+        return True
+    if not is_untouched(skip, nn.Sequential) or len(cast(nn.Sequential, skip)) != 2:
+        return False
+    conv, norm = skip.children()
+    return (
+        is_untouched(conv, nn.Conv2d)
+        and cast(nn.Conv2d, conv).kernel_size == (1, 1)
+        and cast(nn.Conv2d, conv).padding == (0, 0)
+        and cast(nn.Conv2d, conv).groups == 1
+        and cast(nn.Conv2d, conv).bias is None
+        and can_normalize(norm)
+    )
+
+
+def _pool_window(pool: MaxPool2d, x: Tensor) -> list[int]:
+    """The pool as `merge` takes it."""
+    kernel, stride, dilation = (3, 3), (pool.stride,) * 2, (pool.dilation,) * 2
+    sides = four_sided_padding(x, kernel, stride, dilation, pool.padding)
+    return [*kernel, *stride, *sides, *dilation]

@@ -1,0 +1,228 @@
+"""`merge`: how a block ends. Normalization, max pool, skip connection and activation in one pass.
+
+Legend: n batch, c channels, h w height and width of y, p q those of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xception.ops import reference
+from xception.ops.kernels import address, can_use_kernels, required_kernels
+from xception.ops.unit import ACTIVATIONS
+
+
+def merge(
+    y: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    skip: Tensor | None = None,
+    skip_scale: Tensor | None = None,
+    skip_shift: Tensor | None = None,
+    *,
+    pool: Sequence[int] = (),
+    activation: str = "none",
+) -> Tensor:
+    """activation(max_pool(y * scale + shift) + skip * skip_scale + skip_shift).
+
+    y: (N, C, H, W), channels-last preferred; scale, shift: (C,)
+    skip: (N, C, P, Q) or None; skip_scale, skip_shift: (C,), or both None: skip as it is
+    pool: () for none, or the max pool's kernel_h, kernel_w, stride_h, stride_w, top, bottom, left,
+        right (its padding, which never wins), dilation_h, dilation_w
+    out: (N, C, P, Q); without a pool P, Q = H, W
+
+    Raises ValueError naming the argument when shapes do not fit together.
+    """
+    n, c = y.shape[:2]
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}")
+    if len(pool) not in (0, 10):
+        raise ValueError(f"pool must have no or ten numbers, got {len(pool)}")
+    expected = (n, c, *_output_size(y, pool))
+    if skip is not None and tuple(skip.shape) != expected:
+        raise ValueError(f"skip must be {expected}, got {tuple(skip.shape)}")
+    for name, vector in (
+        ("scale", scale), ("shift", shift), ("skip_scale", skip_scale), ("skip_shift", skip_shift)
+    ):  # fmt: skip
+        if vector is not None and tuple(vector.shape) != (c,):
+            raise ValueError(f"{name} must be ({c},), got {tuple(vector.shape)}")
+    arguments = (y, scale, shift, skip, skip_scale, skip_shift, list(pool), activation)
+    if can_use_kernels(y, scale, shift, skip, skip_scale, skip_shift) and y.numel() > 0:
+        out, _ = torch.ops.xception.merge(*arguments)
+        return out
+    return reference.merge(*arguments)
+
+
+def _output_size(y: Tensor, pool: Sequence[int]) -> tuple[int, int]:
+    if not pool:
+        return y.shape[2], y.shape[3]
+    kernel, stride, sides, dilation = pool[:2], pool[2:4], pool[4:8], pool[8:]
+    height, width = (
+        (y.shape[2 + i] + sides[2 * i] + sides[2 * i + 1] - dilation[i] * (kernel[i] - 1) - 1)
+        // stride[i]
+        + 1
+        for i in range(2)
+    )
+    return height, width
+
+
+def _empty_outputs(y: Tensor, pool: Sequence[int]) -> tuple[Tensor, Tensor]:
+    shape = (*y.shape[:2], *_output_size(y, pool))
+    out = torch.empty(shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
+    if not pool:
+        return out, y.new_empty(0, dtype=torch.uint8)
+    return out, torch.empty_like(out, dtype=torch.uint8)
+
+
+def _shape(y: Tensor, out: Tensor, pool: Sequence[int], activation: str) -> list[int]:
+    n, c, h, w = y.shape
+    top_left = [0, 0, 1, 1, 0, 0, 1, 1]
+    if pool:
+        top_left = [*pool[:4], pool[4], pool[6], *pool[8:]]
+    return [n, h, w, c, out.shape[2], out.shape[3], *top_left, ACTIVATIONS.index(activation)]
+
+
+@torch.library.custom_op("xception::merge", mutates_args=())
+def _merge(
+    y: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    skip: Tensor | None,
+    skip_scale: Tensor | None,
+    skip_shift: Tensor | None,
+    pool: list[int],
+    activation: str,
+) -> tuple[Tensor, Tensor]:
+    extension = required_kernels("merge", y)
+    y = y.contiguous(memory_format=torch.channels_last)
+    skip = None if skip is None else skip.contiguous(memory_format=torch.channels_last)
+    out, winners = _empty_outputs(y, pool)
+    vectors = [None if v is None else v.contiguous() for v in (scale, shift)]
+    skip_vectors = [None if v is None else v.contiguous() for v in (skip_scale, skip_shift)]
+    extension.merge(
+        _shape(y, out, pool, activation),
+        [address(t) for t in (y, *vectors, skip, *skip_vectors, out, winners)],
+        torch.get_num_threads(),
+    )
+    return out, winners
+
+
+@_merge.register_fake
+def _merge_fake(
+    y: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    skip: Tensor | None,
+    skip_scale: Tensor | None,
+    skip_shift: Tensor | None,
+    pool: list[int],
+    activation: str,
+) -> tuple[Tensor, Tensor]:
+    return _empty_outputs(y, pool)
+
+
+@torch.library.custom_op("xception::merge_backward", mutates_args=())
+def _merge_backward(
+    grad_out: Tensor,
+    out: Tensor | None,
+    y: Tensor,
+    scale: Tensor,
+    skip: Tensor | None,
+    skip_scale: Tensor | None,
+    winners: Tensor,
+    pool: list[int],
+    activation: str,
+    needs_skip: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of y, scale, shift, skip, skip_scale and skip_shift; empty where not wanted."""
+    extension = required_kernels("merge", y)
+    grad_out, y = (t.contiguous(memory_format=torch.channels_last) for t in (grad_out, y))
+    skip = None if skip is None else skip.contiguous(memory_format=torch.channels_last)
+    scale = scale.contiguous()
+    skip_scale = None if skip_scale is None else skip_scale.contiguous()
+    results = _empty_gradients(grad_out, y, scale, skip_scale, needs_skip)
+    extension.merge_backward(
+        _shape(y, grad_out, pool, activation),
+        [address(t) for t in (grad_out, out, y, scale, skip, skip_scale, winners, *results)],
+        torch.get_num_threads(),
+    )
+    return results
+
+
+@_merge_backward.register_fake
+def _merge_backward_fake(
+    grad_out: Tensor,
+    out: Tensor | None,
+    y: Tensor,
+    scale: Tensor,
+    skip: Tensor | None,
+    skip_scale: Tensor | None,
+    winners: Tensor,
+    pool: list[int],
+    activation: str,
+    needs_skip: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _empty_gradients(grad_out, y, scale, skip_scale, needs_skip)
+
+
+def _empty_gradients(
+    grad_out: Tensor, y: Tensor, scale: Tensor, skip_scale: Tensor | None, needs_skip: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    like_y = torch.empty_like(y, memory_format=torch.channels_last)
+    like_skip = y.new_empty(0)
+    if needs_skip:
+        like_skip = torch.empty_like(grad_out, memory_format=torch.channels_last)
+    channels = scale.shape[0]
+    skip_channels = 0 if skip_scale is None else channels
+    return (
+        like_y,
+        y.new_empty(channels),
+        y.new_empty(channels),
+        like_skip,
+        y.new_empty(skip_channels),
+        y.new_empty(skip_channels),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    y, scale, _, skip, skip_scale, _, pool, activation = inputs
+    out, winners = output
+    ctx.save_for_backward(
+        y,
+        scale,
+        None if skip_scale is None else skip,
+        skip_scale,
+        winners,
+        None if activation == "none" else out,
+    )
+    ctx.settings = (pool, activation, skip is not None)
+    ctx.mark_non_differentiable(winners)
+
+
+def _backward(ctx: Any, grad_out: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    y, scale, skip, skip_scale, winners, out = ctx.saved_tensors
+    pool, activation, has_skip = ctx.settings
+    # Added as it is, without an activation behind it, skip has the very gradient that arrives.
+    is_same = has_skip and skip_scale is None and activation == "none"
+    needs_skip = has_skip and not is_same and ctx.needs_input_grad[3]
+    grads = torch.ops.xception.merge_backward(
+        grad_out, out, y, scale, skip, skip_scale, winners, pool, activation, needs_skip
+    )
+    grad_y, grad_scale, grad_shift, grad_skip, grad_skip_scale, grad_skip_shift = grads
+    return (
+        grad_y,
+        grad_scale,
+        grad_shift,
+        grad_out if is_same else grad_skip if needs_skip else None,
+        None if skip_scale is None else grad_skip_scale,
+        None if skip_scale is None else grad_skip_shift,
+        None,
+        None,
+    )
+
+
+_merge.register_autograd(_backward, setup_context=_setup_context)
