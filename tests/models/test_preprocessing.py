@@ -57,7 +57,8 @@ def test_it_is_written_once() -> None:
 def test_its_module_does_not_need_torch() -> None:
     code = (
         "import sys, importlib.util as u; sys.modules['torch'] = None; "
-        "import xception; p = xception.__path__[0] + '/models/preprocessing.py'; "
+        "import xception, pathlib; folder = pathlib.Path(xception.__file__).parent; "
+        "p = str(folder / 'models' / 'preprocessing.py'); "
         "s = u.spec_from_file_location('p', p); m = u.module_from_spec(s); "
         "sys.modules['p'] = m; s.loader.exec_module(m); m.Preprocessing()"
     )

@@ -44,7 +44,7 @@ def fused(units: nn.Module, pool: nn.Module | None, skip: nn.Module | None, x: T
     """The block's output; only where `can_fuse` says so."""
     y = Normalized(x, None, None)
     for unit in units.children():
-        y = _unit(cast(SeparableUnit, unit), y)
+        y = _unit(cast(SeparableUnit, unit), y, "none")
     around = Normalized(x, None, None)
     if isinstance(skip, nn.Sequential):
         conv, norm = cast("tuple[nn.Conv2d, nn.BatchNorm2d]", tuple(skip.children()))
@@ -64,16 +64,44 @@ def fused(units: nn.Module, pool: nn.Module | None, skip: nn.Module | None, x: T
     )
 
 
-def _unit(unit: SeparableUnit, x: Normalized) -> Normalized:
+def can_fuse_chain(chain: nn.Sequential, x: Tensor) -> bool:
+    """Whether `fused_chain` computes what these modules would."""
+    parts = list(chain.children())
+    return (
+        can_use_kernels(x)
+        and x.numel() > 0
+        and len(parts) > 0
+        and _is_unit(parts[0])
+        and all(is_untouched(part, nn.ReLU) or _is_unit(part) for part in parts[1:])
+    )
+
+
+def fused_chain(chain: nn.Sequential, x: Tensor) -> Tensor:
+    """Units one after the other, the ReLU before each folded into it; then what is left."""
+    y = Normalized(x, None, None)
+    activation = "none"
+    for part in chain.children():
+        if isinstance(part, nn.ReLU):
+            activation = "relu"
+        else:
+            y = _unit(cast(SeparableUnit, part), y, activation)
+            activation = "none"
+    assert y.scale is not None and y.shift is not None  # a chain begins with a unit
+    return merge(y.raw, y.scale, y.shift, activation=activation)
+
+
+def _unit(unit: SeparableUnit, x: Normalized, activation_before: str) -> Normalized:
+    """The unit's own activation comes after the one before it; a ReLU of a ReLU is a ReLU."""
     conv = cast(SeparableConv2d, unit.conv)
     depthwise = conv.depthwise
+    own = _ACTIVATIONS[type(unit.act)]
     raw, mean, var = separable_unit(
         x.raw,
         x.scale,
         x.shift,
         depthwise.weight,
         conv.pointwise.weight,
-        activation=_ACTIVATIONS[type(unit.act)],
+        activation=activation_before if own == "none" else own,
         stride=depthwise.stride,
         padding=conv.padding_for(x.raw),
         dilation=depthwise.dilation,

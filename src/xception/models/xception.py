@@ -17,6 +17,7 @@ from xception.models.head import ClassifierHead, Pooling
 from xception.models.layout import BlockLayout, Layout
 from xception.models.normalization import batch_norm
 from xception.models.separable_unit import SeparableUnit
+from xception.models.tail import Tail
 from xception.nn import (
     IntermediateActivation,
     MaxPool2d,
@@ -128,8 +129,8 @@ class XceptionBody(Classifier):
             skip = nn.Identity()
         return XceptionBlock(units, pool, skip)
 
-    def _make_tail(self, layout: Layout, channels: int) -> nn.Sequential:
-        tail = nn.Sequential()
+    def _make_tail(self, layout: Layout, channels: int) -> Tail:
+        tail = Tail()
         if not layout.tail and layout.tail_activation:
             tail.append(nn.ReLU())
         for out_channels in layout.tail:

@@ -1,10 +1,11 @@
 """Floor 0: the depthwise separable convolution as one operator, and its defining reference."""
 
 from xception.ops.allocator import tune_allocator
+from xception.ops.geometry import four_sides
 from xception.ops.kernels import can_use_kernels, describe_kernels, set_kernels
 from xception.ops.merge import merge
 from xception.ops.reference import conv2d_by_definition, equivalent_kernel
-from xception.ops.separable import four_sides, separable_conv2d
+from xception.ops.separable import separable_conv2d
 from xception.ops.unit import separable_unit
 
 __all__ = [

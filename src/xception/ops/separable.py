@@ -1,8 +1,9 @@
 """The operator: its schema, the checks on its arguments, autograd, autocast, and who computes it.
 
-`torch.ops.xception.separable_conv2d` is what a fused kernel implements. Where no kernel is
-registered for a device, `separable_conv2d` calls the reference, two ordinary convolutions, itself:
-those are visible to autograd, to compilers and to exporters, and cost one dispatch less.
+`torch.ops.xception.separable_conv2d` is what the compiled kernels compute (they are those of
+`separable_unit`). Where they cannot, `separable_conv2d` calls the reference, two ordinary
+convolutions, itself: those are visible to autograd, to compilers and to exporters, and cost one
+dispatch less.
 
 Legend: see reference.py.
 """
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor
 
 from xception.ops import reference
+from xception.ops.geometry import four_sides, two_sides
+from xception.ops.kernels import can_use_kernels
 
 _is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
-_fused_devices: set[str] = set()  # device types ("cpu", "cuda") for which a fused kernel is loaded
 
 
 def separable_conv2d(
@@ -54,44 +56,25 @@ def separable_conv2d(
     padding_tblr = four_sides(padding)
     if not _is_tracing():  # which would warn of every comparison
         _check_shapes(x, depthwise, pointwise, bias)
+    arguments = (x, depthwise, pointwise, bias, stride_hw, padding_tblr, dilation_hw)
     exporting = torch.compiler.is_exporting() or _is_tracing()
-    if x.device.type not in _fused_devices or exporting:
-        return reference.separable_conv2d(
-            x, depthwise, pointwise, bias, stride_hw, padding_tblr, dilation_hw
-        )
-    return torch.ops.xception.separable_conv2d(
-        x, depthwise, pointwise, bias, stride_hw, padding_tblr, dilation_hw
-    )
+    if _prefers_operator(x, depthwise, pointwise, bias) and not exporting:
+        return torch.ops.xception.separable_conv2d(*arguments)
+    return reference.separable_conv2d(*arguments)
 
 
-def four_sides(padding: int | Sequence[int]) -> list[int]:
-    """Spell padding out as [top, bottom, left, right]; raises ValueError for anything else."""
-    values = [padding] if isinstance(padding, int) else list(padding)
-    if len(values) not in (1, 2, 4) or not all(_is_whole(p, least=0) for p in values):
-        raise ValueError(
-            "padding must be an int, (height, width) or (top, bottom, left, right), none negative; "
-            f"got {padding!r}"
-        )
-    if len(values) == 1:
-        return values * 4
-    if len(values) == 2:
-        return [values[0], values[0], values[1], values[1]]
-    return values
+def _prefers_operator(
+    x: Tensor, depthwise: Tensor, pointwise: Tensor, bias: Tensor | None
+) -> bool:
+    """Whether the operator is worth its dispatch: only where a fused kernel is behind it."""
+    return _is_fused(x, depthwise, pointwise, bias)
 
 
-def two_sides(value: int | Sequence[int], name: str) -> list[int]:
-    """Spell a stride or dilation out as [height, width]; raises ValueError for anything else."""
-    values = [value, value] if isinstance(value, int) else list(value)
-    if len(values) != 2 or not all(_is_whole(v, least=1) for v in values):
-        raise ValueError(f"{name} must be an int or two, at least 1; got {value!r}")
-    return values
-
-
-def _is_whole(value: object, least: int) -> bool:
-    """Whether it is an int of at least `least`, or stands for one while a graph is recorded."""
-    if isinstance(value, Tensor):  # what `x.shape[2]` is under torch.jit.trace
-        return _is_tracing() and value.dim() == 0
-    return isinstance(value, int | torch.SymInt) and bool(value >= least)
+def _is_fused(x: Tensor, depthwise: Tensor, pointwise: Tensor, bias: Tensor | None) -> bool:
+    """Whether the compiled kernels compute it: one filter a channel, float32 on a CPU."""
+    if not can_use_kernels(x, depthwise, pointwise, bias):
+        return False
+    return depthwise.shape[0] == x.shape[1] and x.numel() > 0
 
 
 def _check_shapes(x: Tensor, depthwise: Tensor, pointwise: Tensor, bias: Tensor | None) -> None:
@@ -123,7 +106,12 @@ def _operator(
     padding: list[int],
     dilation: list[int],
 ) -> Tensor:
-    return reference.separable_conv2d(x, depthwise, pointwise, bias, stride, padding, dilation)
+    if not _is_fused(x, depthwise, pointwise, bias):
+        return reference.separable_conv2d(x, depthwise, pointwise, bias, stride, padding, dilation)
+    y, _, _ = torch.ops.xception.separable_unit(
+        x, None, None, "none", depthwise, pointwise, stride, padding, dilation, False
+    )
+    return y if bias is None else y.add_(bias[:, None, None])
 
 
 @_operator.register_fake
@@ -136,7 +124,10 @@ def _fake(
     padding: list[int],
     dilation: list[int],
 ) -> Tensor:
-    return reference.separable_conv2d(x, depthwise, pointwise, bias, stride, padding, dilation)
+    out = reference.separable_conv2d(x, depthwise, pointwise, bias, stride, padding, dilation)
+    if not _is_fused(x, depthwise, pointwise, bias):
+        return out
+    return torch.empty_like(out, memory_format=torch.channels_last)
 
 
 @torch.library.custom_op("xception::separable_conv2d_backward", mutates_args=())
@@ -154,9 +145,15 @@ def _backward_operator(
     Keeping it would cost 14.7 million elements a picture at 299x299; computing it is 1.6% of the
     network's multiplications.
     """
-    return reference.separable_conv2d_backward(
-        grad_out, x, depthwise, pointwise, stride, padding, dilation
-    )
+    if not _is_fused(x, depthwise, pointwise, None):
+        return reference.separable_conv2d_backward(
+            grad_out, x, depthwise, pointwise, stride, padding, dilation
+        )
+    grads = torch.ops.xception.separable_unit_backward(
+        grad_out, None, None, grad_out, x.new_empty(0), x, None, None, "none", depthwise,
+        pointwise, stride, padding, dilation, True,
+    )  # fmt: skip
+    return grads[0], grads[3], grads[4]
 
 
 @_backward_operator.register_fake
@@ -169,7 +166,13 @@ def _backward_fake(
     padding: list[int],
     dilation: list[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(depthwise), torch.empty_like(pointwise)
+    is_fused = _is_fused(x, depthwise, pointwise, None)
+    form = torch.channels_last if is_fused else torch.preserve_format
+    return (
+        torch.empty_like(x, memory_format=form),
+        torch.empty_like(depthwise),
+        torch.empty_like(pointwise),
+    )
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

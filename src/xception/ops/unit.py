@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from xception.ops import reference
+from xception.ops.geometry import four_sides, two_sides
 from xception.ops.kernels import address, can_use_kernels, required_kernels
-from xception.ops.separable import four_sides, two_sides
 
 ACTIVATIONS = ("none", "relu", "relu6")  # in the order of the kernels' enumeration
 

@@ -30,7 +30,6 @@ struct BackwardPlan {
   explicit BackwardPlan(const BackwardArguments& arguments)
       : a(arguments), s(arguments.shape), input_panels(panels_of(s.c)),
         output_panels(panels_of(s.o)), has_depthwise(a.depthwise), has_pointwise(a.pointwise),
-        is_plain(!has_depthwise && s.stride_h == 1 && s.stride_w == 1),
         wants_input(a.grad_x || a.grad_in_scale) {
     const int64_t wanted = kBackwardFloats / (int64_t{has_pointwise ? output_panels : 1} * kPanel);
     strips = cut(s, std::clamp(wanted, kLeastStrip, kMostStrip), true);
@@ -60,7 +59,7 @@ struct BackwardPlan {
   const BackwardArguments& a;
   const UnitShape& s;
   int input_panels, output_panels;
-  bool has_depthwise, has_pointwise, is_plain, wants_input;
+  bool has_depthwise, has_pointwise, wants_input;
   Tiling strips;
   int picture_parts, panel_parts;
   int kernel;
@@ -132,44 +131,44 @@ inline void pack_strip(const BackwardPlan& plan, const Strip& strip, int first, 
                     packed + (static_cast<size_t>(panel - first) * pixels + m) * kPanel);
 }
 
-// Through activation and scale: gradients of x's rows from through[rows][w][32] behind them.
+// Through activation and scale: the gradient of some pixels in a row of x, from through[pixels][32]
+// behind them. column, step: of the first pixel, and from one to the next.
 template <Activation A>
-void finish_input(const BackwardPlan& plan, int64_t picture, int panel, int64_t row, int64_t rows,
-                  const float* through, float* scale_sum, float* shift_sum) {
+void finish_input(const BackwardPlan& plan, int panel, int64_t row, int64_t column, int step,
+                  int64_t pixels, const float* through, float* scale_sum, float* shift_sum) {
   const UnitShape& s = plan.s;
   const int channels = channels_in(s.c, panel);
   const PanelAffine affine(plan.a.in_scale, plan.a.in_shift, panel * kPanel, channels);
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t start = ((picture * s.h + row + r) * s.w) * s.c + int64_t{panel} * kPanel;
-    for (int lane = 0; lane < kPanel && lane < channels; lane += kLanes) {
-      const Vector scale = load(affine.scale + lane), shift = load(affine.shift + lane);
-      const float* from = through + r * s.w * kPanel + lane;
-      const float* x = plan.a.x + start + lane;
-      float* to = plan.a.grad_x ? plan.a.grad_x + start + lane : nullptr;
-      const int width = std::min(kLanes, channels - lane);
-      Vector scale_row{}, shift_row{};
-      for (int64_t column = 0; column < s.w; ++column, from += kPanel, x += s.c) {
-        const Vector value = width == kLanes ? load(x) : load_first(x, width);
-        const Vector before = activation_gradient<A>(load(from), value * scale + shift);
-        scale_row += before * value;
-        shift_row += before;
-        if (to) {
-          if (width == kLanes) {
-            store(to, before * scale);
-          } else {
-            store_first(to, before * scale, width);
-          }
-          to += s.c;
+  const int64_t start = (row * s.w + column) * s.c + int64_t{panel} * kPanel;
+  const int64_t stride = step * s.c;
+  for (int lane = 0; lane < kPanel && lane < channels; lane += kLanes) {
+    const Vector scale = load(affine.scale + lane), shift = load(affine.shift + lane);
+    const float* from = through + lane;
+    const float* x = plan.a.x + start + lane;
+    float* to = plan.a.grad_x ? plan.a.grad_x + start + lane : nullptr;
+    const int width = std::min(kLanes, channels - lane);
+    Vector scale_row{}, shift_row{};
+    for (int64_t i = 0; i < pixels; ++i, from += kPanel, x += stride) {
+      const Vector value = width == kLanes ? load(x) : load_first(x, width);
+      const Vector before = activation_gradient<A>(load(from), value * scale + shift);
+      scale_row += before * value;
+      shift_row += before;
+      if (to) {
+        if (width == kLanes) {
+          store(to, before * scale);
+        } else {
+          store_first(to, before * scale, width);
         }
+        to += stride;
       }
-      store(scale_sum + lane, load(scale_sum + lane) + scale_row);
-      store(shift_sum + lane, load(shift_sum + lane) + shift_row);
     }
+    store(scale_sum + lane, load(scale_sum + lane) + scale_row);
+    store(shift_sum + lane, load(shift_sum + lane) + shift_row);
   }
 }
 
-using FinishInput = void (*)(const BackwardPlan&, int64_t, int, int64_t, int64_t, const float*,
-                             float*, float*);
+using FinishInput = void (*)(const BackwardPlan&, int, int64_t, int64_t, int, int64_t,
+                             const float*, float*, float*);
 
 inline FinishInput input_finisher(Activation activation) {
   switch (activation) {
@@ -264,8 +263,10 @@ class InputGradient {
       const int rows = static_cast<int>(std::min<int64_t>(chunk, end - done_));
       const int top = static_cast<int>(done_ + s_.pad_top - strip_.row * s_.stride_h);
       depthwise(spread_.from_row(top), plan_.turned, taps, rows, static_cast<int>(s_.w), through_);
-      finish_(plan_, picture_, panel_, done_, rows, through_, scale_sum_, scale_sum_ + kPanel);
-      done_ += rows;
+      for (int r = 0; r < rows; ++r, ++done_)
+        finish_(plan_, panel_, picture_ * s_.h + done_, 0, 1, s_.w,
+                through_ + static_cast<size_t>(r) * s_.w * kPanel, scale_sum_,
+                scale_sum_ + kPanel);
     }
   }
 
@@ -280,6 +281,48 @@ class InputGradient {
   float* scale_sum_;
   int64_t done_;  // rows of x that are finished
 };
+
+// The same where there is no depthwise step: each output has one pixel of x, others have none.
+inline void plain_picture(const BackwardPlan& plan, const Strip& strip, int64_t index, int panel,
+                          FillWindow fill, FinishInput finish, const BackwardBuffers& buffers,
+                          float* sums) {
+  const UnitShape& s = plan.s;
+  const int channels = channels_in(s.c, panel);
+  const int64_t picture = strip.first_picture + index;
+  const int64_t place = index * strip.rows * s.q * kPanel;
+  const int columns = static_cast<int>(s.q);
+  float* scale_sum = sums + plan.pointwise_floats() + plan.kernel * kPanel;
+  if (plan.has_pointwise) {
+    const PanelAffine affine(plan.a.in_scale, plan.a.in_shift, panel * kPanel, channels);
+    const View view{strip.row * s.stride_h - s.pad_top, -int64_t{s.pad_left}, s.stride_h,
+                    s.stride_w};
+    fill(plan.a.x + picture * s.h * s.w * s.c + int64_t{panel} * kPanel, s, affine, channels, view,
+         {buffers.hidden + place, static_cast<int>(strip.rows), columns});
+  }
+  if (!plan.wants_input) return;
+
+  // The outputs first..last of a row whose pixel lies inside the picture.
+  const int64_t first = (s.pad_left + s.stride_w - 1) / s.stride_w;
+  const int64_t last =
+      std::clamp<int64_t>((s.w + s.pad_left - 1) / s.stride_w + 1, first, std::max(s.q, first));
+  const bool has_gaps = s.stride_h > 1 || s.stride_w > 1 || s.pad_top > 0 || s.pad_left > 0 ||
+                        s.p < s.h || s.q < s.w;
+  int64_t next = strip.row == 0 ? 0 : strip.row * s.stride_h - s.pad_top;
+  const int64_t end = strip.is_last ? s.h : (strip.row + strip.rows) * s.stride_h - s.pad_top;
+  if (has_gaps && plan.a.grad_x)
+    for (int64_t row = std::max<int64_t>(next, 0); row < std::min(end, s.h); ++row) {
+      float* to = plan.a.grad_x + ((picture * s.h + row) * s.w) * s.c + int64_t{panel} * kPanel;
+      for (int64_t column = 0; column < s.w; ++column, to += s.c)
+        std::memset(to, 0, sizeof(float) * channels);
+    }
+  for (int64_t r = 0; r < strip.rows; ++r) {
+    const int64_t row = (strip.row + r) * s.stride_h - s.pad_top;
+    if (row < 0 || row >= s.h || last <= first || first >= s.q) continue;
+    finish(plan, panel, picture * s.h + row, first * s.stride_w - s.pad_left, s.stride_w,
+           std::min(last, s.q) - first, buffers.hidden_grad + place + (r * s.q + first) * kPanel,
+           scale_sum, scale_sum + kPanel);
+  }
+}
 
 // The spatial half for one panel and one picture of a strip, some rows at a time.
 inline void backward_picture(const BackwardPlan& plan, const Strip& strip, int64_t index, int panel,
@@ -307,16 +350,9 @@ inline void backward_picture(const BackwardPlan& plan, const Strip& strip, int64
     const int count = std::min(chunk, rows - first);
     const size_t offset = static_cast<size_t>(first) * columns * kPanel;
     const Window below = window.from_row(first * s.stride_h);
-    if (plan.is_plain) {
-      fill(x, s, affine, channels, first_row + first, -s.pad_left,
-           {hidden + offset, count, columns});
-    } else {
-      filler.fill_until((first + count - 1) * s.stride_h + span_h(s) + 1);
-      if (plan.has_pointwise)
-        depthwise(below, plan.taps, taps_k, count, columns, hidden + offset);
-      if (plan.has_depthwise)
-        depthwise_gradient(below, plan.taps, hidden_grad + offset, count, columns, taps_sum);
-    }
+    filler.fill_until((first + count - 1) * s.stride_h + span_h(s) + 1);
+    if (plan.has_pointwise) depthwise(below, plan.taps, taps_k, count, columns, hidden + offset);
+    depthwise_gradient(below, plan.taps, hidden_grad + offset, count, columns, taps_sum);
     if (plan.wants_input) input.add_rows(hidden_grad + offset, first, count);
   }
   if (plan.wants_input) input.end();
@@ -381,8 +417,13 @@ inline bool backward_part(const BackwardPlan& plan, int part) {
           pack_strip(plan, strip, panel, panel + 1, buffers.hidden_grad);
         }
         float* carried = buffers.carry + (panel - first_panel) * carry_floats;
-        for (int64_t i = 0; i < strip.pictures; ++i)
-          backward_picture(plan, strip, i, panel, fill, finish, buffers, carried, sums);
+        for (int64_t i = 0; i < strip.pictures; ++i) {
+          if (plan.has_depthwise) {
+            backward_picture(plan, strip, i, panel, fill, finish, buffers, carried, sums);
+          } else {
+            plain_picture(plan, strip, i, panel, fill, finish, buffers, sums);
+          }
+        }
         if (plan.has_pointwise)
           for (int output = 0; output < plan.output_panels; ++output)
             multiply_transposed(buffers.gradient + output * panel_floats, buffers.hidden,
@@ -443,9 +484,6 @@ inline int backward(const BackwardArguments& arguments) {
     if (plan.has_depthwise) {
       pack_taps(arguments.depthwise, s, panel, false, taps_k + place);
       pack_taps(arguments.depthwise, s, panel, true, turned_taps + place);
-    } else {
-      std::fill(taps_k + place, taps_k + place + plan.kernel * kPanel, 1.0f);
-      std::fill(turned_taps + place, turned_taps + place + plan.kernel * kPanel, 1.0f);
     }
     if (plan.has_pointwise)
       pack_backward(arguments.pointwise, s, panel, weights + panel * plan.pointwise_floats());

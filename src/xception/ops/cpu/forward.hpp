@@ -75,12 +75,12 @@ inline void filter_panel(const ForwardPlan& plan, const Tile& tile, int panel, F
   const int64_t row = tile.row * s.stride_h - s.pad_top;
   const int64_t column = tile.column * s.stride_w - s.pad_left;
   const int rows = static_cast<int>(tile.rows), columns = static_cast<int>(tile.columns);
-  const bool is_plain = !plan.has_depthwise && s.stride_h == 1 && s.stride_w == 1;
   for (int64_t i = 0; i < tile.pictures; ++i, left += tile.rows * tile.columns * kPanel) {
     const float* picture =
         plan.a.x + (tile.first_picture + i) * s.h * s.w * s.c + int64_t{panel} * kPanel;
-    if (is_plain) {
-      fill(picture, s, affine, channels, row, column, {left, rows, columns});
+    if (!plan.has_depthwise) {
+      fill(picture, s, affine, channels, {row, column, s.stride_h, s.stride_w},
+           {left, rows, columns});
       continue;
     }
     const Window window{window_data, (rows - 1) * s.stride_h + span_h(s) + 1,
@@ -261,13 +261,10 @@ inline int forward(const ForwardArguments& arguments) {
   plan.weights = weights;
   plan.taps_k = taps_k;
 
-  if (plan.has_depthwise) {
+  if (plan.has_depthwise)
     for (int panel = 0; panel < plan.input_panels; ++panel)
       pack_taps(arguments.depthwise, s, panel, false,
                 taps_k + static_cast<size_t>(panel) * kernel * kPanel);
-  } else {
-    std::fill(taps_k, taps_k + all_taps, 1.0f);
-  }
   if (plan.has_pointwise)
     xception::parallel(plan.output_panels, arguments.threads, [&](int panel) {
       pack_forward(arguments.pointwise, s, panel, weights + panel * weight_floats);

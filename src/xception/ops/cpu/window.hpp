@@ -55,32 +55,42 @@ struct PanelAffine {
   }
 };
 
+// The pixels of x that a window shows: its first one, and the steps from one to the next.
+struct View {
+  int64_t row, column;
+  int step_h = 1, step_w = 1;
+};
+
 // Fill a window with activation(x * scale + shift) of one picture; zeros outside the picture.
-// picture: (h, w, c) from the panel's first channel; row, column: of the window's first pixel.
+// picture: (h, w, c) from the panel's first channel.
 template <Activation A, bool HasAffine>
 void fill_window(const float* picture, const UnitShape& s, const PanelAffine& affine, int channels,
-                 int64_t row, int64_t column, const Window& window) {
-  const int first = static_cast<int>(std::clamp<int64_t>(-column, 0, window.columns));
-  const int last = static_cast<int>(std::clamp<int64_t>(s.w - column, first, window.columns));
+                 const View& view, const Window& window) {
+  // Columns first..last of the window lie inside the picture.
+  const int64_t before = view.column < 0 ? (-view.column + view.step_w - 1) / view.step_w : 0;
+  const int64_t inside = s.w > view.column ? (s.w - view.column - 1) / view.step_w + 1 : 0;
+  const int first = static_cast<int>(std::min<int64_t>(before, window.columns));
+  const int last = static_cast<int>(std::clamp<int64_t>(inside, first, window.columns));
+  const int64_t step = view.step_w * s.c;
   for (int r = 0; r < window.rows; ++r) {
     float* to = window.at(r, 0);
-    const int64_t y = row + r;
+    const int64_t y = view.row + int64_t{r} * view.step_h;
     if (y < 0 || y >= s.h) {
       std::memset(to, 0, sizeof(float) * kPanel * window.columns);
       continue;
     }
     std::memset(to, 0, sizeof(float) * kPanel * first);
-    const float* from = picture + (y * s.w + column + first) * s.c;
+    const float* from = picture + (y * s.w + view.column + int64_t{first} * view.step_w) * s.c;
     to += static_cast<size_t>(first) * kPanel;
     if (channels == kPanel) {
-      for (int i = first; i < last; ++i, from += s.c, to += kPanel)
+      for (int i = first; i < last; ++i, from += step, to += kPanel)
         for (int lane = 0; lane < kPanel; lane += kLanes) {
           Vector z = load(from + lane);
           if constexpr (HasAffine) z = z * load(affine.scale + lane) + load(affine.shift + lane);
           store(to + lane, activate<A>(z));
         }
     } else {
-      for (int i = first; i < last; ++i, from += s.c, to += kPanel)
+      for (int i = first; i < last; ++i, from += step, to += kPanel)
         for (int lane = 0; lane < kPanel; lane += kLanes) {
           Vector z = load_of_panel(from, lane, channels);
           if constexpr (HasAffine) z = z * load(affine.scale + lane) + load(affine.shift + lane);
@@ -91,8 +101,8 @@ void fill_window(const float* picture, const UnitShape& s, const PanelAffine& af
   }
 }
 
-using FillWindow = void (*)(const float*, const UnitShape&, const PanelAffine&, int, int64_t,
-                            int64_t, const Window&);
+using FillWindow = void (*)(const float*, const UnitShape&, const PanelAffine&, int, const View&,
+                            const Window&);
 
 inline FillWindow window_filler(Activation activation, bool has_affine) {
   switch (activation) {
@@ -120,7 +130,7 @@ class RowFiller {
   void fill_until(int end) {
     if (end <= filled_) return;
     const Window part{window_.at(filled_, 0), end - filled_, window_.columns};
-    fill_(picture_, s_, affine_, channels_, row_ + filled_, column_, part);
+    fill_(picture_, s_, affine_, channels_, {row_ + filled_, column_}, part);
     filled_ = end;
   }
 
