@@ -51,6 +51,8 @@ def test_what_another_format_has_no_place_for_is_told(ported, capsys, tmp_path):
     assert code == 0 and "3: cat, dog, bird" in text
     assert "takes (x / 255 - mean) / std with mean 0.485, 0.456, 0.406" in text
     assert "m.pth holds weights alone: class names and preprocessing are not in it" in text
+    assert "scaled by (x - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225] of values" in text
+    assert "crop 0.8975, bicubic, 3 channels" in text
     assert "the file does not say how pictures" not in text  # the command line said it
     assert "the file does not name" not in text
 
@@ -58,9 +60,23 @@ def test_what_another_format_has_no_place_for_is_told(ported, capsys, tmp_path):
 def test_the_other_library_is_asked_where_it_is_installed(ported, capsys, tmp_path):
     pytest.importorskip("timm")
     words = (ported, tmp_path / "m.safetensors", "--size", 75)
-    code, text, _ = convert(capsys, *words)
+    code, text, err = convert(capsys, *words)
     assert code == 0
     assert "parity with timm" in text and "at 299x299: largest difference of the logits" in text
+    assert "relative to the largest logit" in text
+    assert err.splitlines()[:2] == [
+        "comparing theirs.pth with timm ...",
+        "writing m.safetensors ...",
+    ]
+
+
+def test_names_of_our_own_files_are_told_too(model_file, capsys, tmp_path):
+    words = ("--no-check", "--mapping")
+    code, text, _ = convert(capsys, model_file, tmp_path / "m.safetensors", *words)
+    assert code == 0 and "tensors keep their names" in text and " -> " not in text
+    code, text, _ = convert(capsys, model_file, tmp_path / "m.weights.h5", *words)
+    assert code == 0 and "  stem.conv1.weight -> layers/conv2d/vars/0" in text
+    assert "tensors keep their names" not in text
 
 
 def test_names_by_word_and_a_target_by_name(model_file, capsys, tmp_path):
@@ -78,6 +94,8 @@ def test_names_by_word_and_a_target_by_name(model_file, capsys, tmp_path):
         (("SOURCE", "m.onnx"), 2, "no file of weights that can be written ends so"),
         (("SOURCE", "no/such/folder/m.safetensors"), 1, "no/such/folder"),
         (("SOURCE", "m.safetensors", "--classes", "a", "b"), 2, "names 2 classes but has 3"),
+        (("SOURCE", "m.safetensors", "--classes"), 2, "--classes needs names, a text file"),
+        (("SOURCE", "m.safetensors", "--classes="), 2, "--classes needs names, a text file"),
         (("SOURCE", "m.safetensors", "--size", "0"), 2, "size"),
         (("SOURCE", "m.keras", "--to", "timm"), 2, "a file for timm ends in"),
         (("TEXT", "m.safetensors"), 1, "not a safetensors file"),

@@ -47,7 +47,8 @@ def test_a_model_file_says_where_it_comes_from(model_file, capsys):
     code, out, _ = info(capsys, model_file)
     assert code == 0
     assert "3: blue, green, red" in out
-    assert "32 x 32 pixels" in out
+    scaled = "scaled by (x - 0.5) / 0.5 of values in 0..1"
+    assert f"32 x 32 pixels, crop 1, bilinear, 3 channels, {scaled}" in out
     assert "versions" in out
 
 

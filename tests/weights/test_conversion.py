@@ -51,8 +51,12 @@ def test_timm_and_back_is_bit_identical(timm_file: Path, tmp_path: Path) -> None
     assert there.report.dialect.startswith("timm") and there.report.choices
     assert isinstance(there.parity, Parity) and there.parity.float64 < 1e-10
     assert load(tmp_path / "m.safetensors").class_names == ["a", "b", "c"]
-    back = convert(tmp_path / "m.safetensors", tmp_path / "back.pth")
+    stages: list[str] = []
+    back = convert(tmp_path / "m.safetensors", tmp_path / "back.pth", stage=stages.append)
     assert back.target == "timm" and isinstance(back.parity_after, Parity)
+    assert stages == ["writing back.pth", "comparing back.pth with timm"]
+    assert sorted(back.written) == sorted((here, name) for name, here in there.report.mapped)
+    assert there.written == ()  # their names in our file are our own
     expected = torch.load(timm_file, weights_only=True)
     assert_same(torch.load(tmp_path / "back.pth", weights_only=True), expected)
     convert(tmp_path / "m.safetensors", tmp_path / "b.safetensors", to="timm", check=False)
@@ -124,9 +128,33 @@ def test_parity_finds_a_difference(timm_file: Path) -> None:
     same = parity_with_timm("legacy_xception", tensors, model)
     assert isinstance(same, Parity) and same.float64 < 1e-12 < same.largest
     assert "largest difference of the logits" in str(same)
+    assert f"relative to the largest logit ({same.largest:.3g})" in str(same)
     tensors["fc.bias"] = tensors["fc.bias"] + 0.25
     other = parity_with_timm("legacy_xception", tensors, model)
     assert isinstance(other, Parity) and other.float64 == pytest.approx(0.25)
+
+
+def test_small_logits_allow_small_differences_alone() -> None:
+    """What an untrained network gives may be 1e-5: a thousandth of that is no rounding."""
+
+    def found(float64: float, largest: float) -> Parity:
+        return Parity(library="a", size=(9, 9), float32=0.0, float64=float64, largest=largest)
+
+    assert found(1e-15, 1e-5).is_good and not found(1e-8, 1e-5).is_good
+    assert found(0.0, 0.0).is_good and not found(1e-12, 0.0).is_good
+    assert str(found(0.0, 0.0)).endswith("(all logits are 0)")
+
+
+def test_weights_alone_that_do_not_tell_their_network(tmp_path: Path) -> None:
+    """Their names are not known, and nothing is compared."""
+    pytest.importorskip("h5py")
+    model = create_model("mini_xception", num_classes=3)
+    assert isinstance(model, Classifier)
+    save(model, tmp_path / "m.safetensors")
+    done = convert(tmp_path / "m.safetensors", tmp_path / "m.weights.h5")
+    assert done.written == () and "network cannot be told" in str(done.parity_after)
+    done = convert(tmp_path / "m.safetensors", tmp_path / "m.weights.h5", check=False)
+    assert done.written == () and done.parity_after is None
 
 
 def test_without_the_other_library_it_says_so(

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from xception.errors import ModelFileError
 from xception.models import Classifier
-from xception.weights import load, read_info, save
+from xception.weights import load, save
 
 Change = Callable[[dict[str, Any]], Any]
 Changer = Callable[[Change], Path]
@@ -294,7 +294,6 @@ def test_weights_that_are_no_numbers(value: float, model_path: Path) -> None:
     save_file(tensors, model_path, metadata=metadata)
     assert "NaN or infinite weights in " in (line := refused(model_path))
     assert "1 more tensors" in line
-    assert read_info(model_path).class_names == ["bag", "coat", "shirt"]
 
 
 def test_control_characters_stay_off_the_terminal(

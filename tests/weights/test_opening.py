@@ -20,7 +20,6 @@ from xception.weights import (
     open_model,
     opening,
     published_entry,
-    read_info,
     save,
 )
 from xception.weights.dialects.torch_dialects import to_state_dict
@@ -51,20 +50,31 @@ def test_the_name_of_a_file_does_not_matter(
         imported = open_model(tmp_path / name)
         assert imported.report.dialect.startswith(dialect)
         assert not imported.model.training
-        assert read_info(tmp_path / name).architecture == imported.model.architecture
 
 
-def test_choices_are_logged_once_each(
+def test_one_warning_tells_how_much_was_chosen_and_the_log_what(
     ported: Classifier, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "m.pth"
+    path = tmp_path / "a b.pth"
     torch.save(to_state_dict(ported, "timm"), path)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         load(path)
-    said = [record.getMessage() for record in caplog.records]
+    warning, *others = caplog.records
     choices = open_model(path).report.choices
-    assert said == [f"{path}: {choice}" for choice in choices]
+    assert warning.levelno == logging.WARNING
+    assert warning.getMessage().startswith(f"{path}: {len(choices)} choices were made in reading")
+    assert f"`xception info '{path}'` lists what was chosen" in warning.getMessage()
+    assert {record.levelno for record in others} == {logging.INFO}
+    assert [record.getMessage() for record in others] == [f"{path}: {c}" for c in choices]
     assert any("how pictures are prepared" in choice for choice in choices)
+
+
+def test_a_file_that_says_everything_is_loaded_in_silence(
+    model_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        load(model_path)
+    assert not caplog.records
 
 
 def test_where_weights_came_from_goes_into_the_model_file(
@@ -73,7 +83,7 @@ def test_where_weights_came_from_goes_into_the_model_file(
     torch.save(to_state_dict(ported, "timm"), tmp_path / "m.pth")
     imported = open_model(tmp_path / "m.pth")
     save(imported.model, tmp_path / "m.safetensors", provenance=imported.provenance)
-    assert "timm" in read_info(tmp_path / "m.safetensors").provenance["imported_from"]
+    assert "timm" in open_model(tmp_path / "m.safetensors").provenance["imported_from"]
 
 
 def test_nan_weights_of_others_are_refused(ported: Classifier, tmp_path: Path) -> None:

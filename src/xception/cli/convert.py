@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import tyro
 
 from xception.cli.arguments import Switch, parse, unset, word
 from xception.cli.output import writable_file
-from xception.cli.screen import say, shown
+from xception.cli.screen import say, shown, stages
 from xception.errors import UsageError
 from xception.weights.wording import CLASSES_UNSAID, PICTURES_UNSAID
 
@@ -75,17 +76,22 @@ class Arguments:
 def run(argv: Sequence[str]) -> int:
     """Read, compare, write; 0 where that could be done."""
     arguments = parse(Arguments, "convert", DESCRIPTION, argv)
+    if not any(arguments.classes) and any(w.partition("=")[0] == "--classes" for w in argv):
+        raise UsageError("--classes needs names, a text file with one a line, or imagenet")
     destination = writable_file(arguments.destination)
-    from xception.weights import convert
+    is_here = os.path.lexists(arguments.source)  # a download has a bar of its own
+    with stages(f"reading {arguments.source}" if is_here else None) as stage:
+        from xception.weights import convert
 
-    conversion = convert(
-        arguments.source,
-        destination,
-        to=arguments.to,
-        classes=_class_names(arguments.classes),
-        changes=_changes(arguments),
-        check=not arguments.no_check,
-    )
+        conversion = convert(
+            arguments.source,
+            destination,
+            to=arguments.to,
+            classes=_class_names(arguments.classes),
+            changes=_changes(arguments),
+            check=not arguments.no_check,
+            stage=stage,
+        )
     _show(arguments, conversion)
     bad = [p for p in (conversion.parity, conversion.parity_after) if _is_bad(p)]
     if bad:
@@ -137,17 +143,30 @@ def _show(arguments: Arguments, conversion: Conversion) -> None:
     if report.mapped:
         print(f"mapped {len(report.mapped)} tensors")
     if arguments.mapping:
-        for there, here in report.mapped:
-            print(f"  {shown(there)} -> {here}")
+        _show_names(report.mapped)
+        if not report.mapped and conversion.target == "xception":
+            print(f"all {len(conversion.model.state_dict())} tensors keep their names")
     for name, reason in report.left_out:
         print(f"left out {shown(name)}: {shown(reason)}")
     for choice in _still_chosen(arguments, report.choices):
         print(f"chosen: {shown(choice)}")
     _show_parity(conversion.parity, "")
     show_description(str(arguments.destination), ModelDescription.of(conversion.model, {}))
+    if conversion.written:
+        print(f"written {len(conversion.written)} tensors")
+    if arguments.mapping:
+        _show_names(conversion.written)
+        if not conversion.written and conversion.target != "xception":
+            print("names in the written file: by its weights alone they cannot be told")
     _show_parity(conversion.parity_after, "written file: ")
     _say_what_it_lacks(conversion, arguments.destination.name)
     say(f"written: {arguments.destination}")
+
+
+def _show_names(pairs: Sequence[tuple[str, str]]) -> None:
+    """What each tensor was called and is called."""
+    for before, after in pairs:
+        print(f"  {shown(before)} -> {shown(after)}")
 
 
 def _still_chosen(arguments: Arguments, choices: Sequence[str]) -> list[str]:

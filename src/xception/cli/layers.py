@@ -12,7 +12,7 @@ from rich.text import Text
 from xception.cli.screen import plain_table, screen, shown
 
 if TYPE_CHECKING:
-    from xception.models import Classifier
+    from xception.models import Classifier, Preprocessing
     from xception.models.summary import LayerRow
     from xception.weights import ModelDescription
 
@@ -38,12 +38,10 @@ def show_description(name: str, description: ModelDescription) -> None:
     """Architecture, classes, preprocessing and origin, a line each."""
     architecture, preprocessing = description.architecture, description.preprocessing
     arguments = _origin(architecture["args"])
-    height, width = preprocessing.size
     values = {
         "network": f"{architecture['name']} ({arguments})",
         "classes": _classes(description.class_names),
-        "pictures": f"{height} x {width} pixels, {preprocessing.resize}, "
-        f"{preprocessing.interpolation}, {preprocessing.channels} channels",
+        "pictures": preparation(preprocessing),
         **{
             key.replace("_", " "): _origin(value)
             for key, value in description.provenance.items()
@@ -56,6 +54,21 @@ def show_description(name: str, description: ModelDescription) -> None:
     for key, value in values.items():
         console.print(f"{shown(key):<{margin}}{shown(value)}", soft_wrap=True)
     console.print()
+
+
+def preparation(p: Preprocessing) -> str:
+    """How a picture becomes the input: "299 x 299 pixels, crop 0.9, bicubic, 3 channels, ..."."""
+    height, width = p.size
+    resize = f"crop {p.crop_fraction:g}" if p.resize == "crop" else p.resize
+    channels = "grey" if p.channels == 1 else f"{p.channels} channels"
+    scaling = f"scaled by (x - {_numbers(p.mean)}) / {_numbers(p.std)} of values in 0..1"
+    return f"{height} x {width} pixels, {resize}, {p.interpolation}, {channels}, {scaling}"
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    """One a channel, or one for all where they agree."""
+    numbers = [f"{value:g}" for value in values]
+    return numbers[0] if len(set(numbers)) == 1 else f"[{', '.join(numbers)}]"
 
 
 def show_layers(model: Classifier, rows: Sequence[LayerRow], size: int | None) -> None:

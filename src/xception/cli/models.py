@@ -124,31 +124,19 @@ def _show_published(entries: Sequence[PublishedWeights]) -> None:
 
 
 def _details(entry: PublishedWeights) -> list[tuple[str, str]]:
-    p = entry.preprocessing
+    from xception.cli.layers import preparation
+
     details = [("publisher", entry.publisher)]
     if entry.aliases:
         details.append(("also called", ", ".join(entry.aliases)))
     for file in entry.files:
         details += _details_of_file(file)
-    height, width = p.size
-    details.append(
-        (
-            "preprocessing",
-            f"{height}x{width} pixels, {p.resize} {p.crop_fraction:g}, {p.interpolation}, "
-            f"(x - {_numbers(p.mean)}) / {_numbers(p.std)} of values in 0..1",
-        )
-    )
+    details.append(("preprocessing", preparation(entry.preprocessing)))
     if entry.top1 is not None:
         details.append(("top-1", f"{_percent(entry.top1)}, by {entry.top1_source}"))
     if entry.note:
         details.append(("note", entry.note))
     return details
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    """One a channel, or one for all where they agree."""
-    shown = [f"{value:g}" for value in values]
-    return shown[0] if len(set(shown)) == 1 else f"[{', '.join(shown)}]"
 
 
 def _percent(share: float) -> str:

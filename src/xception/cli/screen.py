@@ -33,6 +33,35 @@ def say(line: str) -> None:
     print(shown(line), file=sys.stderr)
 
 
+@contextmanager
+def stages(first: str | None = None) -> Iterator[Callable[[str], None]]:
+    """Tell on stderr what long work is at; call it with what is done next.
+
+    A person at a terminal sees the stage that is going on, and nothing of it afterwards; elsewhere
+    each call is a line.
+
+    first: what is done until the first call; shown at a terminal alone
+    """
+    if not sys.stderr.isatty():
+        yield lambda stage: say(f"{stage} ...")
+        return
+    from rich.status import Status
+    from rich.text import Text
+
+    status = Status("", console=Console(stderr=True))
+
+    def show(stage: str) -> None:
+        status.update(Text(f"{shown(stage)} ..."))
+        status.start()
+
+    if first is not None:
+        show(first)
+    try:
+        yield show
+    finally:
+        status.stop()
+
+
 def pictures(count: int) -> str:
     """The count and the word in its number: "1 picture", "1,200 pictures"."""
     return f"{count:,} picture{'' if count == 1 else 's'}"

@@ -15,6 +15,6 @@ __getattr__, __dir__, __all__ = attach(
         "model_file": ["save"],
         "parity": ["Parity"],
         "published": ["published_entry", "published_names", "published_weights"],
-        "opening": ["load", "open_model", "read_info"],
+        "opening": ["load", "open_model"],
     },
 )

@@ -45,6 +45,9 @@ class Conversion:
     parity: with the library that the source comes from, or why there is none; None when it was
         not asked for, or the source was a model file of ours
     parity_after: the same of the file that was written
+    written: (name in our state dict, name in the file), one a tensor, read from the file that was
+        written; empty for a model file of ours, whose names are the state dict's, and for weights
+        alone that do not tell their network
     """
 
     report: ImportReport
@@ -52,6 +55,7 @@ class Conversion:
     target: Target
     parity: Parity | str | None
     parity_after: Parity | str | None
+    written: tuple[tuple[str, str], ...] = ()
 
 
 def convert(
@@ -62,6 +66,7 @@ def convert(
     classes: Sequence[str] | None = None,
     changes: dict[str, Any] | None = None,
     check: bool = True,
+    stage: Callable[[str], None] = lambda what: None,
 ) -> Conversion:
     """Write the model in `source` to `destination`, whole or not at all.
 
@@ -71,6 +76,7 @@ def convert(
     classes: names of the classes, in the order of the logits
     changes: fields of the preprocessing that the source does not say or says wrongly
     check: compare the logits with the other library's, where it is installed
+    stage: called before each step that can take seconds, with what it is ("writing m.keras")
 
     Raises UsageError for a target or suffix that there is not, or names that do not fit;
     ModelFileError when the source cannot be used, the target library has no equal of this network,
@@ -95,17 +101,27 @@ def convert(
     before: Parity | str | None = None
     if check and source_file.contents is not None:
         model.preprocessing = own
-        before = _parity(source_file, model)
+        before = _parity(source_file, model, stage)
         model.preprocessing = changed
+    stage(f"writing {quoted(path.name)}")
     write()
     after: Parity | str | None = None
-    if check and target != "xception":
+    written: tuple[tuple[str, str], ...] = ()
+    if target != "xception":
         try:
-            after = _parity(import_file(path), model)
+            back = import_file(path)
         except ModelFileError:  # weights alone do not tell every network
-            after = "by its weights alone the network cannot be told"
+            after = "by its weights alone the network cannot be told" if check else None
+        else:
+            written = tuple((here, there) for there, here in back.imported.report.mapped)
+            after = _parity(back, model, stage) if check else None
     return Conversion(
-        report=imported.report, model=model, target=target, parity=before, parity_after=after
+        report=imported.report,
+        model=model,
+        target=target,
+        parity=before,
+        parity_after=after,
+        written=written,
     )
 
 
@@ -142,13 +158,16 @@ def _target(destination: Path, to: Target | None) -> Target:
     return to
 
 
-def _parity(file: ImportedFile, model: Classifier) -> Parity | str:
+def _parity(file: ImportedFile, model: Classifier, stage: Callable[[str], None]) -> Parity | str:
     contents = file.contents
     assert contents is not None
+    name = quoted(file.path.name)
     if not contents.kind.startswith("keras"):
+        stage(f"comparing {name} with timm")
         return parity_with_timm(*timm_state_dict(contents, model), model)
     if contents.config is None:
         return "the file holds weights alone, of which Keras makes no model by itself"
+    stage(f"comparing {name} with Keras, which takes seconds to start")
     takes_raw = file.imported.takes_raw
     if contents.kind == "keras h5":
         return parity_with_keras(contents.config, file.path, model, takes_raw=takes_raw)
@@ -182,9 +201,9 @@ def _writer(
 
 
 def _keras_writer(model: Classifier, path: Path, shown: str) -> Callable[[], None]:
-    output = to_keras(model)
+    layers = to_keras(model)
     if not path.name.lower().endswith(".keras"):
-        return lambda: write_file(path, lambda f: write_keras_weights(f, output), shown)
+        return lambda: write_file(path, lambda f: write_keras_weights(f, layers), shown)
     name = model.architecture["name"]
     notes = {METADATA_KEY: json.loads(ModelDescription.of(model, {}).to_json())}
-    return lambda: write_file(path, lambda f: write_keras_archive(f, output, name, notes), shown)
+    return lambda: write_file(path, lambda f: write_keras_archive(f, layers, name, notes), shown)

@@ -17,7 +17,8 @@ class ImportReport:
     left_out: names there that hold nothing a network needs (optimizer, auxiliary outputs), each
         with the reason
     choices: one sentence for each thing that the file does not say and that was decided for it
-        ("the file does not say how pictures are scaled: x / 127.5 - 1, as Keras's Xception")
+        ("the file does not say how pictures are scaled: x / 127.5 - 1, as Keras's Xception"), or
+        that stands there in another form ("its softmax at the end is left away")
     """
 
     dialect: str

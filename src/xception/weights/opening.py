@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import logging
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,13 +60,23 @@ def load(source: str | os.PathLike[str], *, device: str | torch.device = "cpu") 
         `published_weights()` or hf-hub:OWNER/NAME, which is downloaded once.
 
     What a foreign file does not say (how pictures are prepared, mostly) is chosen as its library
-    would, and each choice is logged as a warning; `open_model` gives them as a list. Peak memory
-    is about twice the file's size. Raises ModelFileError with one line that names the file, what
-    is wrong and what to do; UsageError when the device cannot be used.
+    would. How many choices that took is logged as a warning, each of them as information;
+    `open_model` gives them as a list. Peak memory is about twice the file's size. Raises
+    ModelFileError with one line that names the file, what is wrong and what to do; UsageError when
+    the device cannot be used.
     """
     imported = open_model(source, device=device)
-    for choice in imported.report.choices:
-        _log.warning("%s: %s", quoted(os.fspath(source), 500), choice)
+    name, choices = quoted(os.fspath(source), 500), imported.report.choices
+    if choices:
+        _log.warning(
+            "%s: %s made in reading it; `xception info %s` lists what was chosen, `xception "
+            "convert` fixes it in a file",
+            name,
+            "1 choice was" if len(choices) == 1 else f"{len(choices)} choices were",
+            shlex.quote(name),
+        )
+    for choice in choices:
+        _log.info("%s: %s", name, choice)
     return imported.model
 
 
@@ -118,20 +129,6 @@ def _from_elsewhere(source: str | os.PathLike[str]) -> Resolved | None:
     from xception.weights.hub import is_elsewhere, resolve
 
     return resolve(source) if is_elsewhere(source) else None
-
-
-def read_info(source: str | os.PathLike[str]) -> ModelDescription:
-    """The description of the model in `source`, by its header alone where that is enough.
-
-    Raises ModelFileError as `load` does.
-    """
-    if _from_elsewhere(source) is None:
-        with opened(source) as (file, file_bytes):
-            header = _safetensors_header(file, file_bytes)
-            if header is not None and METADATA_KEY in header.metadata:
-                return described_in(header)
-    imported = import_file(source).imported
-    return ModelDescription.of(imported.model, imported.provenance)
 
 
 def _recognised(contents: FileContents) -> Imported:

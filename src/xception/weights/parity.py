@@ -1,7 +1,7 @@
 """How far an imported network is from the same weights in the library that they come from.
 
-The input is fixed: two pictures of uniform noise in -1..1, of the model's size. Both sides work in
-float32 and in float64; only the second tells whether they are the same function.
+The input is fixed: two made-up pictures of the model's size. Both sides work in float32 and in
+float64; only the second tells whether they are the same function.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from xception.models import Classifier
 from xception.weights.dialects.keras_plain import plain_config
+from xception.weights.parity_pictures import parity_pictures, scaled
 from xception.weights.wording import quoted
 
-SEED = 0
 PICTURES = 2
 TOLERANCE = 1e-9  # of the largest logit, in float64
 TIMEOUT = 900  # seconds for Keras to start and to go through two pictures, twice
@@ -45,14 +45,19 @@ class Parity:
     @property
     def is_good(self) -> bool:
         """Whether both compute the same function, as far as float64 can tell."""
-        return self.float64 <= TOLERANCE * max(self.largest, 1.0)
+        return self.float64 <= TOLERANCE * self.largest
 
     def __str__(self) -> str:
         height, width = self.size
-        return (
+        text = (
             f"parity with {self.library} at {height}x{width}: largest difference of the logits "
-            f"{self.float32:.1e} in float32, {self.float64:.1e} in float64 "
-            f"(largest logit {self.largest:.3g})"
+            f"{self.float32:.1e} in float32, {self.float64:.1e} in float64"
+        )
+        if not self.largest > 0:
+            return f"{text} (all logits are 0)"
+        relative = (f"{value / self.largest:.1e}" for value in (self.float32, self.float64))
+        return (
+            f"{text}, relative to the largest logit ({self.largest:.3g}) {' and '.join(relative)}"
         )
 
 
@@ -68,11 +73,9 @@ def parity_with_keras(
     """
     if find_spec("keras") is None:
         return "Keras is not installed"
-    x_nchw = _pictures(model)
-    x_nhwc = x_nchw.double().permute(0, 2, 3, 1).numpy()
-    if takes_raw:
-        p = model.preprocessing
-        x_nhwc = (x_nhwc * np.array(p.std) + np.array(p.mean)) * 255
+    pictures = parity_pictures(model.preprocessing.size, model.in_channels, PICTURES)
+    x = scaled(pictures, model.preprocessing)
+    x_nhwc = (pictures if takes_raw else x).permute(0, 2, 3, 1).numpy()
     program = Path(__file__).with_name("parity_keras.py")
     with tempfile.TemporaryDirectory(prefix="xception-parity-") as name:
         folder = Path(name)
@@ -100,7 +103,7 @@ def parity_with_keras(
             return f"Keras took longer than {TIMEOUT} s"
         except (OSError, ValueError, KeyError) as error:
             return f"Keras gave no numbers ({quoted(error)})"
-    return _compared(library, model, x_nchw, theirs32, theirs64)
+    return _compared(library, model, x, theirs32, theirs64)
 
 
 def _installed_in(*packages: str) -> list[str]:
@@ -125,24 +128,19 @@ def parity_with_timm(name: str, tensors: dict[str, Tensor], model: Classifier) -
         theirs.load_state_dict(tensors)
     except RuntimeError as error:
         return f"timm cannot load it ({quoted(' '.join(str(error).split()), 200)})"
-    x = _pictures(model)
-    theirs32 = _outputs(theirs.float(), x)
-    theirs64 = _outputs(theirs.double(), x.double())
+    pictures = parity_pictures(model.preprocessing.size, model.in_channels, PICTURES)
+    x = scaled(pictures, model.preprocessing)
+    theirs32 = _outputs(theirs.float(), x.float())
+    theirs64 = _outputs(theirs.double(), x)
     return _compared(f"timm {timm.__version__}", model, x, theirs32, theirs64)
-
-
-def _pictures(model: Classifier) -> Tensor:
-    """float32 (2, channels, height, width) of the model's size."""
-    height, width = model.preprocessing.size
-    generator = torch.Generator().manual_seed(SEED)
-    return torch.rand(PICTURES, model.in_channels, height, width, generator=generator) * 2 - 1
 
 
 def _compared(
     library: str, model: Classifier, x: Tensor, theirs32: Tensor, theirs64: Tensor
 ) -> Parity | str:
+    """x: float64 (N, C, H, W), what the network here gets."""
     ours = copy.deepcopy(model).cpu()
-    ours32, ours64 = _outputs(ours.float(), x), _outputs(ours.double(), x.double())
+    ours32, ours64 = _outputs(ours.float(), x.float()), _outputs(ours.double(), x)
     if theirs64.shape[1] == 1 and ours64.shape[1] == 2:  # one logit there: the second of two here
         ours32, ours64 = (y[:, 1:] - y[:, :1] for y in (ours32, ours64))
     if ours64.shape != theirs64.shape:

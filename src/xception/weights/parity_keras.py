@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,9 @@ def main() -> None:
     import numpy as np
 
     x_nhwc = np.load("x_nhwc.npy", allow_pickle=False)
-    model = _ending_in_logits(keras, _built(keras))
-    results = {"float32": _predicted(model, x_nhwc.astype("float32"))}
-    wide = keras.models.clone_model(model, clone_function=_in_float64, recursive=True)
-    wide.set_weights(model.get_weights())
-    _keep_float64()
-    results["float64"] = _predicted(wide, x_nhwc)
+    results = {"float32": _predicted(_built(keras), x_nhwc.astype("float32"))}
+    _take_float64(keras)
+    results["float64"] = _predicted(_built(keras), x_nhwc)
     np.savez("logits.npz", version=np.array(str(keras.__version__)), **results)
 
 
@@ -50,6 +48,10 @@ def _limit() -> None:
 
 
 def _built(keras: Any) -> Any:
+    """The model, up to its logits, in the type that is Keras's own at the time.
+
+    Not a copy of another: the input layers of models in models would keep the type they have.
+    """
     config = json.loads(Path("model.json").read_text("utf-8"))
     if "module" in config:
         model = keras.saving.deserialize_keras_object(config, safe_mode=True)
@@ -58,15 +60,16 @@ def _built(keras: Any) -> Any:
         model = saving.model_from_config(config)
     weights = next(path for path in Path().glob("weights.*"))
     model.load_weights(str(weights))
-    return model
+    return _ending_in_logits(keras, model)
 
 
-def _in_float64(layer: Any) -> Any:
-    return type(layer).from_config({**layer.get_config(), "dtype": "float64"})
+def _take_float64(keras: Any) -> None:
+    """From now on for every layer; its configuration names no type, see `keras_plain`.
 
-
-def _keep_float64() -> None:
-    """Keras narrows float64 to float32 in some sums and normalizations, as JAX does by default."""
+    Keras narrows float64 to float32 in some sums and normalizations, as JAX does by default.
+    """
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     dtypes = importlib.import_module("keras.src.backend.common.dtypes")
     table = getattr(dtypes, "BIT64_TO_BIT32_DTYPE", {})
     if "float64" in table:
@@ -74,15 +77,25 @@ def _keep_float64() -> None:
 
 
 def _ending_in_logits(keras: Any, model: Any) -> Any:
-    """The model without what turns its logits into probabilities."""
-    last = model.layers[-1]
-    name = getattr(getattr(last, "activation", None), "__name__", "")
-    if name not in _TO_PROBABILITIES and type(last).__name__ != "Softmax":
-        return model
-    if hasattr(last, "kernel"):
-        last.activation = keras.activations.linear
-        return model
-    return keras.Model(model.inputs, last.input)
+    """The model, in which what turns its logits into probabilities does nothing."""
+    for layer in reversed(list(_flat(model))):
+        if type(layer).__name__ == "Softmax":
+            layer.call = lambda inputs, mask=None: inputs
+        elif getattr(getattr(layer, "activation", None), "__name__", "") in _TO_PROBABILITIES:
+            layer.activation = keras.activations.linear
+        elif type(layer).__name__ == "Dropout":
+            continue
+        break
+    return model
+
+
+def _flat(model: Any) -> Iterator[Any]:
+    """Its layers, those of the models in it at their places."""
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            yield from _flat(layer)
+        else:
+            yield layer
 
 
 def _predicted(model: Any, x_nhwc: Any) -> Any:

@@ -238,7 +238,7 @@ def test_what_ends_before_classes_gives_features(
 REFUSED: dict[str, tuple[Layers, str]] = {
     "no pooling": (
         lambda k: [k.Flatten(), k.Dense(4)],
-        r"its layer 'flatten.*' \(Flatten\) where a global average or maximum pooling is known",
+        r"its layer 'flatten.*' \(Flatten\) stands where a global average or maximum",
     ),
     "kept axes": (lambda k: [k.GlobalAveragePooling2D(keepdims=True), k.Dense(4)], "keeps the ax"),
     "unknown activation": (
@@ -263,7 +263,7 @@ REFUSED: dict[str, tuple[Layers, str]] = {
     ),
     "a convolution": (
         lambda k: [k.Conv2D(8, 3, padding="same"), k.GlobalAveragePooling2D(), k.Dense(4)],
-        r"\(Conv2D\) where a global",
+        r"\(Conv2D\) stands where a global",
     ),
 }
 

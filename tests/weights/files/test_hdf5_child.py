@@ -49,6 +49,28 @@ def test_pieces_follow_one_another_without_gap(child: Any, monkeypatch: pytest.M
     assert list(child.pieces((0, 5), 4)) == [] and list(child.pieces((), 4)) == [((), ())]
 
 
+def test_pieces_go_along_chunks(child: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are in order and bounded, and where a row of chunks fits, each chunk is met once."""
+    monkeypatch.setattr(child, "PIECE_BYTES", 60)
+    monkeypatch.setattr(child, "PIECE_CHUNKS", 4)
+    for shape in itertools.product((1, 3, 8), repeat=3):
+        values = np.arange(np.prod(shape)).reshape(shape)
+        for chunk in itertools.product((1, 2, 5), (1, 4), (2, 3, 9)):
+            chunk_bytes = 4 * int(np.prod(chunk))
+            parts, met = [], []
+            for start, count in child.pieces(shape, 4, chunk, chunk_bytes):
+                parts.append(values[tuple(slice(s, s + c) for s, c in zip(start, count))].ravel())
+                assert 0 < 4 * parts[-1].size <= max(60, chunk_bytes)
+                ends = [(s // n, (s + c - 1) // n + 1) for s, c, n in zip(start, count, chunk)]
+                chunks = list(itertools.product(*(range(*end) for end in ends)))
+                assert len(chunks) <= 4
+                met += chunks
+            assert np.array_equal(np.concatenate(parts), values.ravel())
+            row = [-(-size // n) for size, n in zip(shape, chunk)][1:]
+            if chunk[0] * shape[1] * shape[2] * 4 <= max(60, chunk_bytes) and np.prod(row) <= 4:
+                assert len(met) == len(set(met))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems lack some of the limits")
 def test_the_child_can_open_nothing_and_takes_little_memory(tmp_path: Path) -> None:
     """Each thing is tried in the child's own process after its own limits."""

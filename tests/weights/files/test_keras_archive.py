@@ -162,3 +162,10 @@ def test_an_archive_cut_anywhere_is_refused(
     for size in [2, 40, *range(100, len(content), len(content) // 12), len(content) - 1]:
         path.write_bytes(content[:size])
         assert "cut short" in keras_refusal(path)
+
+
+def test_an_archive_of_thousands_of_files_is_refused(
+    keras_refusal: Refusal, archive: Callable[..., Path]
+) -> None:
+    line = keras_refusal(archive(**{f"assets/{index}": "" for index in range(1000)}))
+    assert "holds 1,003 files, more than the 1,000 allowed in a Keras archive" in line

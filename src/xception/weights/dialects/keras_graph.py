@@ -54,7 +54,10 @@ RANDOM = frozenset(  # they do nothing outside training
     }
 )  # fmt: skip
 _PICTURES = RANDOM | {"Resizing"}  # Keras 3 writes training=True for them, whatever was asked
-_CODE = {"Lambda": "Python code, which is never run", "TFOpLambda": "an operation of TensorFlow"}
+
+
+class UnknownLayer(ValueError):
+    """A layer of a class that no network here has; the text names it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +81,7 @@ class Node:
     tensors: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"layer {quoted(self.name)!r}"
+        return "input" if self.kind == "InputLayer" else f"layer {quoted(self.name)!r}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,10 +195,8 @@ class _Reader:
                 )
             return self.model(entry, sources[0], place, f"{name}/", depth + 1)
         if kind not in _KNOWN and kind not in RANDOM:
-            what = _CODE.get(kind, f"a {quoted(kind)}")
-            raise ValueError(
-                f"cannot be taken over: its layer {quoted(name)!r} is {what}, which no network "
-                "here has; save the model without it"
+            raise UnknownLayer(
+                f"cannot be taken over: its layer {quoted(name)!r} is {_unknown(kind)}"
             )
         if kind not in OPERATIONS | _PICTURES:
             _check_options(name, options)
@@ -235,6 +236,17 @@ class _Reader:
         sizes = [size if type(size) is int and size > 0 else None for size in shape[1:]]
         known = [old if old is not None else new for old, new in zip(self.input_shape, sizes)]
         self.input_shape = (known[0], known[1], known[2])
+
+
+def _unknown(kind: str) -> str:
+    """What a layer of this class is, and what to do about it."""
+    if kind == "Lambda":
+        return (
+            "a Lambda: Python code, which is never run; save the model without it, or with a "
+            "Rescaling layer where it scales pictures"
+        )
+    article = "an" if kind[:1] in tuple("AEIOU") else "a"
+    return f"{article} {quoted(kind)}, which no network here has; save the model without it"
 
 
 def _outermost(config: Mapping[str, Any] | None) -> Entry:

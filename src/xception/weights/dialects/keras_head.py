@@ -85,7 +85,7 @@ def pooled_head(graph: Graph, at: int) -> HeadPart:
         return head
     first = chain.pop(0)
     if first.kind not in _POOLINGS:
-        raise _without_equal(first, "where a global average or maximum pooling is known")
+        raise _without_equal(first, "stands where a global average or maximum pooling is expected")
     _check_channels_last(first)
     if first.config.get("keepdims") and not (chain and chain[0].kind == "Flatten"):
         raise _without_equal(first, "keeps the axes that it has pooled")
@@ -135,7 +135,9 @@ def convolution_head(graph: Graph, at: int) -> HeadPart:
         head.notes.append(NO_CLASSES)
         return head
     if kinds[:2] != ["Conv2D", "GlobalAveragePooling2D"] or kinds[2:] not in ([], ["Activation"]):
-        raise _without_equal(chain[0], "where a convolution to the classes and its mean are known")
+        raise _without_equal(
+            chain[0], "stands where a convolution to the classes and its mean are expected"
+        )
     conv, pool, *rest = (node for node in chain if node.kind != "Dropout")
     wanted = {
         "kernel_size": (3, 3), "strides": (1, 1), "padding": "same", "dilation_rate": (1, 1),

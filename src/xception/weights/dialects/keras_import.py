@@ -7,7 +7,7 @@ the one that it equals is built, with whatever head stands on it. Files of weigh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -21,7 +21,7 @@ from xception.weights.dialects.keras_fill import (
     in_channels_of,
     left_over,
 )
-from xception.weights.dialects.keras_graph import Graph, read_graph
+from xception.weights.dialects.keras_graph import Graph, UnknownLayer, read_graph
 from xception.weights.dialects.keras_head import (
     HeadPart,
     convolution_head,
@@ -29,8 +29,9 @@ from xception.weights.dialects.keras_head import (
     written_out,
 )
 from xception.weights.dialects.keras_inputs import Pictures, preprocessing_of, read_pictures
-from xception.weights.dialects.keras_match import Match, Mismatch, likeness, match, torch_momentum
+from xception.weights.dialects.keras_match import Match, Mismatch, match, torch_momentum
 from xception.weights.dialects.keras_plan import PlannedLayer, plan_of
+from xception.weights.dialects.keras_survey import is_like, likeness, survey, told_apart
 from xception.weights.dialects.keras_weights_only import recognise_weights
 from xception.weights.files.contents import FileContents
 from xception.weights.imported import Imported, ImportReport
@@ -78,9 +79,17 @@ def recognise(contents: FileContents) -> Imported:
         dialect += f" (Keras {quoted(contents.version, 20)})"
     if contents.config is None:
         return recognise_weights(contents, dialect)
-    graph = read_graph(contents)
-    pictures = read_pictures(graph, contents.tensors)
-    network, found = _network(graph, pictures.last, _noted(contents))
+    candidates = _candidates(contents)
+    try:
+        graph = read_graph(contents)
+        pictures = read_pictures(graph, contents.tensors)
+        network, found = _network(graph, pictures.last, candidates)
+    except (Mismatch, UnknownLayer):
+        there = survey(contents.config)
+        if any(is_like(there, candidate.plan) for candidate in candidates):
+            raise
+        paper = next(c.plan for c in candidates if c.name == "xception")
+        raise ValueError(told_apart(there, paper, "keras.applications.Xception")) from None
     head = NETWORKS[network.name](graph, found.output)
     _check_all_used(graph, network.name, {*pictures.used, *found.nodes, *head.used})
     return _built(contents, graph, pictures, network, found, head, dialect)
@@ -113,11 +122,19 @@ def _noted(contents: FileContents) -> list[_Candidate]:
     return []
 
 
-def _network(graph: Graph, start: int, noted: list[_Candidate]) -> tuple[_Candidate, Match]:
-    """The network that fits; else the complaint is that of the one that is most like the graph."""
-    known = sorted(_known(), key=lambda candidate: -likeness(graph, candidate.plan))
+def _candidates(contents: FileContents) -> list[_Candidate]:
+    """The networks that the file can be: first what it says itself, then the most like it."""
+    there = survey(contents.config)
+    known = sorted(_known(), key=lambda candidate: -likeness(there, candidate.plan))
+    return [*_noted(contents), *known]
+
+
+def _network(
+    graph: Graph, start: int, candidates: Sequence[_Candidate]
+) -> tuple[_Candidate, Match]:
+    """The network that fits; else the complaint is that of the first."""
     complaint: Mismatch | None = None
-    for candidate in (*noted, *known):
+    for candidate in candidates:
         try:
             return candidate, match(graph, candidate.plan, start, candidate.name)
         except Mismatch as mismatch:

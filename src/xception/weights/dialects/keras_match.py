@@ -7,8 +7,7 @@ compared, so that a match means equal numbers and a difference is told by the la
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -56,7 +55,7 @@ def match(graph: Graph, plan: Sequence[PlannedLayer], start: int, network: str) 
         node = _reader(graph, sources, layer, network)
         differing = _difference(graph.nodes[node], layer)
         if differing is not None:
-            own, wanted = (shown(s[differing]) for s in (_settings(graph, node), layer.settings))
+            own, wanted = (_shown(s[differing]) for s in (_settings(graph, node), layer.settings))
             raise Mismatch(
                 f"is not {network}: its {graph.nodes[node]} has {differing}={own}, where "
                 f"{network} has {wanted}"
@@ -65,23 +64,6 @@ def match(graph: Graph, plan: Sequence[PlannedLayer], start: int, network: str) 
         found.append(node)
     epsilon, momentum = _normalization(graph, found, network)
     return Match(nodes=found, output=found[-1], epsilon=epsilon, momentum=momentum)
-
-
-def likeness(graph: Graph, plan: Sequence[PlannedLayer]) -> float:
-    """How much of the two is common, 0..1, by kinds of layers and filters alone.
-
-    Of several networks that a graph is not, the most like it is worth naming.
-    """
-    theirs = Counter(_marks([(n.kind, n.config.get("filters")) for n in graph.nodes]))
-    ours = Counter(_marks([(layer.kind, layer.settings.get("filters")) for layer in plan]))
-    return (theirs & ours).total() / (theirs | ours).total()
-
-
-def _marks(layers: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, int | None]]:
-    for kind, filters in layers:
-        yield kind, None
-        if type(filters) is int:
-            yield kind, filters
 
 
 def torch_momentum(momentum: float) -> float:
@@ -119,6 +101,13 @@ def _reader(graph: Graph, sources: list[int], layer: PlannedLayer, network: str)
     )
 
 
+def _shown(value: Any) -> str:
+    """As `shown`, and the zeros at each of the sides, which are pairs."""
+    if isinstance(value, tuple) and any(isinstance(side, tuple) for side in value):
+        return f"[{', '.join(map(shown, value))}]"
+    return shown(value)
+
+
 def _described(layer: PlannedLayer) -> str:
     said = [f"{name}={layer.settings[name]}" for name in ("filters", "activation", "pool_size")
             if name in layer.settings]  # fmt: skip
@@ -147,9 +136,9 @@ def _plain(value: Any, name: str, node: Node) -> Any:
     if name == "padding" and node.kind == "ZeroPadding2D":
         sides = value if isinstance(value, list | tuple) and len(value) == 2 else (value, value)
         return tuple(tuple(s) if isinstance(s, list | tuple) else (s, s) for s in sides)
-    if name == "padding" and value == "valid" and node.kind in CONVOLUTIONS:
+    if name == "padding" and value == "same" and node.kind in CONVOLUTIONS:
         kernel_size = _plain(node.config.get("kernel_size"), "kernel_size", node)
-        return "same" if kernel_size == (1, 1) else value  # nothing is padded either way
+        return "valid" if kernel_size == (1, 1) else value  # nothing is padded either way
     return value
 
 

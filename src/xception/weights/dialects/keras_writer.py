@@ -3,7 +3,7 @@
 A `.keras` file is a zip archive of config.json (the layers and how they are connected),
 metadata.json and model.weights.h5. In the HDF5 file a layer lies under its class's name and a
 number that counts the layers of that class in the order of `model.layers`, which is Keras's own
-sorting of the graph by depth; so that sorting is done here, too.
+sorting of the graph by depth: layers are given here in that order (`keras_plan.keras_order`).
 Source: Keras 3's saving library and functional API, by their behaviour.
 """
 
@@ -38,38 +38,19 @@ class KerasLayer:
     weights: tuple[npt.NDArray[Any], ...] = field(default=(), repr=False)
 
 
-def sorted_layers(output: KerasLayer) -> list[KerasLayer]:
-    """Every layer that `output` needs, in the order of Keras's `model.layers`.
-
-    By depth (the longest way to the output), the deepest first; among equals in the order in which
-    a walk from the output back to the input meets them.
-    """
-    met: dict[int, KerasLayer] = {}
-    stack = [output]
-    while stack:
-        layer = stack.pop()
-        if id(layer) not in met:
-            met[id(layer)] = layer
-            stack += reversed(layer.inputs)
-    depth = dict.fromkeys(met, 0)
-    for layer in _outputs_first(output):
-        for source in layer.inputs:
-            depth[id(source)] = max(depth[id(source)], depth[id(layer)] + 1)
-    return sorted(met.values(), key=lambda layer: -depth[id(layer)])  # stable: keeps the walk
-
-
 def write_keras_archive(
-    file: BinaryIO, output: KerasLayer, model_name: str, notes: dict[str, Any]
+    file: BinaryIO, layers: Sequence[KerasLayer], model_name: str, notes: dict[str, Any]
 ) -> None:
-    """Write the model that ends in `output` as a `.keras` file.
+    """Write a model as a `.keras` file.
 
+    layers: in Keras's order, the output last
     notes: what goes into metadata.json beside Keras's own entries, which Keras passes over
     """
     weights = io.BytesIO()
-    write_keras_weights(weights, output)
+    write_keras_weights(weights, layers)
     members: dict[str, bytes] = {
         "metadata.json": json.dumps({"keras_version": KERAS_VERSION, **notes}).encode(),
-        "config.json": json.dumps(_model_config(output, model_name)).encode(),
+        "config.json": json.dumps(_model_config(layers, model_name)).encode(),
         "model.weights.h5": weights.getvalue(),
     }
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -77,13 +58,13 @@ def write_keras_archive(
             archive.writestr(zipfile.ZipInfo(name, _DATE), content)
 
 
-def write_keras_weights(file: BinaryIO, output: KerasLayer) -> None:
-    """Write the weights of the model that ends in `output` as a `.weights.h5` file."""
+def write_keras_weights(file: BinaryIO, layers: Sequence[KerasLayer]) -> None:
+    """Write the weights of a model, its layers in Keras's order, as a `.weights.h5` file."""
     import h5py
 
     counts: dict[str, int] = {}
     with h5py.File(file, "w") as h5:
-        for layer in sorted_layers(output):
+        for layer in layers:
             kind = snake_case(layer.class_name)
             number = counts.get(kind, 0)
             counts[kind] = number + 1
@@ -94,24 +75,7 @@ def write_keras_weights(file: BinaryIO, output: KerasLayer) -> None:
                 group.create_dataset(str(index), data=values)
 
 
-def _outputs_first(output: KerasLayer) -> list[KerasLayer]:
-    """Each layer after all that use it."""
-    order: list[KerasLayer] = []
-    done: set[int] = set()
-    stack: list[tuple[KerasLayer, bool]] = [(output, False)]
-    while stack:
-        layer, left = stack.pop()
-        if left:
-            order.append(layer)
-        elif id(layer) not in done:
-            done.add(id(layer))
-            stack.append((layer, True))
-            stack += [(source, False) for source in layer.inputs]
-    return order[::-1]
-
-
-def _model_config(output: KerasLayer, model_name: str) -> dict[str, Any]:
-    layers = sorted_layers(output)
+def _model_config(layers: Sequence[KerasLayer], model_name: str) -> dict[str, Any]:
     return {
         "module": "keras.src.models.functional",
         "class_name": "Functional",
@@ -120,7 +84,7 @@ def _model_config(output: KerasLayer, model_name: str) -> dict[str, Any]:
             "trainable": True,
             "layers": [_layer_config(layer) for layer in layers],
             "input_layers": [[layer.name, 0, 0] for layer in layers if not layer.inputs],
-            "output_layers": [[output.name, 0, 0]],
+            "output_layers": [[layers[-1].name, 0, 0]],
         },
         "registered_name": "Functional",
     }

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
-import math
 import os
 import signal
 import subprocess
@@ -28,12 +27,12 @@ from torch import Tensor
 from xception.weights.header import Header, parse_json, read_header
 from xception.weights.wording import quoted
 
-MEMORY_BYTES = 48 * 2**20  # what the child may take beyond its interpreter and twice the file
+MEMORY_BYTES = 12 * 2**20  # what the child may take beyond its interpreter and a chunk's copies
 MAX_EXPANSION = 16  # tensor bytes / file bytes; the weights of a trained network pack by 1.1
 FREE_BYTES = 16 * 2**20  # tensor bytes that need no such ratio
 CPU_SECONDS = 10
 CPU_BYTES_A_SECOND = 4 * 2**20  # of the file; unpacking all that is allowed takes half of it
-MAX_HEADER_BYTES = 8 * 2**20  # names, layout and attributes, as text
+MAX_HEADER_BYTES = 2 * 2**20  # names, layout and attributes, as text
 CLOCK_SECONDS = 60.0
 CLOCK_BYTES_A_SECOND = 2**20  # of the file; a slow network drive
 
@@ -69,8 +68,8 @@ def read_hdf5(file: BinaryIO, file_bytes: int, *, offset: int = 0) -> Hdf5Conten
 
     file: a file of the system (with a file number), whose position may change
 
-    Takes memory for the tensors once, and the child at most MEMORY_BYTES and twice the
-    file's size.
+    Takes at most twice the tensors' bytes and 64 MB, both processes together: of the 64, 40 go to
+    the child's interpreter with numpy and h5py.
     Raises ValueError saying what is wrong, also when the HDF5 library crashes, takes too long, or
     h5py is missing.
     """
@@ -126,7 +125,7 @@ def _task(file_bytes: int, offset: int) -> dict[str, Any]:
         "offset": offset,
         "file_bytes": file_bytes,
         "tensor_bytes": _most_tensor_bytes(file_bytes),
-        "memory_bytes": MEMORY_BYTES + 2 * file_bytes,  # a large chunk packed and unpacked
+        "memory_bytes": MEMORY_BYTES,
         "cpu_seconds": CPU_SECONDS + file_bytes // CPU_BYTES_A_SECOND,
         "folders": folders,
     }
@@ -174,6 +173,7 @@ def _start(task: dict[str, Any], file: BinaryIO) -> subprocess.Popen[bytes]:
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("HDF5_")},
         "HDF5_PLUGIN_PRELOAD": "::",  # HDF5's word for: load no filters from anywhere
+        "MALLOC_MMAP_THRESHOLD_": "131072",  # glibc gives larger blocks back at once
         "OPENBLAS_NUM_THREADS": "1",  # threads that nobody needs take address space
     }
     try:
@@ -213,8 +213,7 @@ def _receive(stream: BinaryIO, most_tensor_bytes: int) -> Hdf5Contents:
     total, header_bytes = (int.from_bytes(_exactly(stream, 8), "little") for _ in range(2))
     if header_bytes > MAX_HEADER_BYTES or total > 8 + header_bytes + most_tensor_bytes:
         raise ValueError(f"is damaged: the process that reads it claims {total:,} bytes; {_AGAIN}")
-    start = header_bytes.to_bytes(8, "little") + _exactly(stream, header_bytes)
-    header = read_header(io.BytesIO(start), total)
+    header = read_header(_start_of(stream, header_bytes), total)
     attributes = {
         key: _checked_attribute(parse_json(text, "attribute"))
         for key, text in header.metadata.items()
@@ -225,6 +224,17 @@ def _receive(stream: BinaryIO, most_tensor_bytes: int) -> Hdf5Contents:
     return Hdf5Contents(tensors, attributes)
 
 
+def _start_of(stream: BinaryIO, header_bytes: int) -> io.BytesIO:
+    """The header behind its length, as a safetensors file begins."""
+    start = io.BytesIO(header_bytes.to_bytes(8, "little"))
+    start.seek(8)
+    while header_bytes:
+        start.write(piece := _exactly(stream, min(header_bytes, 2**16)))
+        header_bytes -= len(piece)
+    start.seek(0)
+    return start
+
+
 def _receive_tensors(stream: BinaryIO, header: Header) -> dict[str, Tensor]:
     """Each into its own memory; the header's order is the stream's."""
     tensors = {}
@@ -232,9 +242,8 @@ def _receive_tensors(stream: BinaryIO, header: Header) -> dict[str, Tensor]:
         dtype = _DTYPES.get(entry.dtype)
         if dtype is None:
             raise ValueError(f"holds {quoted(name)} of dtype {quoted(entry.dtype)}, unknown here")
-        content = torch.empty(math.prod(entry.shape) * dtype.itemsize, dtype=torch.uint8)
-        _fill(stream, content.numpy().data)
-        tensors[name] = content.view(dtype).reshape(entry.shape)
+        tensors[name] = torch.empty(entry.shape, dtype=dtype)
+        _fill(stream, tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return tensors
 
 

@@ -23,9 +23,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 REFUSED = 3  # exit code; the reason is on standard error
-MAX_HEADER_BYTES = 8 * 2**20
-PIECE_BYTES = 4 * 2**20  # read and handed on at a time
-CHUNK_CACHE_BYTES = 8 * 2**20
+MAX_HEADER_BYTES = 2 * 2**20
+PIECE_BYTES = 2**20  # read and handed on at a time; more where one chunk has more
+PIECE_CHUNKS = 250  # in a piece; the library takes some kB for each
+METADATA_CACHE_BYTES = 2**18  # of the library, which would let it grow to 32 MiB
+TOO_MUCH_MEMORY = (
+    "is damaged, or needs far more memory than its size explains; copy or download it again, or "
+    "save the model anew with Keras"
+)
 
 
 def report(reason: str) -> int:
@@ -35,12 +40,30 @@ def report(reason: str) -> int:
 
 # All imports happen here, before the limits: later nothing can be opened any more.
 if TYPE_CHECKING:
-    from xception.weights.files.hdf5_claims import AGAIN, RESAVE, Dataset, Refused, Walk, shown
+    from xception.weights.files.hdf5_claims import (
+        AGAIN,
+        CHUNK_COPIES,
+        MAX_CHUNK_BYTES,
+        RESAVE,
+        Dataset,
+        Refused,
+        Walk,
+        shown,
+    )
 else:
     if __name__ == "__main__":  # an isolated process does not know these folders
         sys.path.extend([*json.loads(sys.argv[1])["folders"], os.path.dirname(__file__)])
     try:
-        from hdf5_claims import AGAIN, RESAVE, Dataset, Refused, Walk, shown
+        from hdf5_claims import (
+            AGAIN,
+            CHUNK_COPIES,
+            MAX_CHUNK_BYTES,
+            RESAVE,
+            Dataset,
+            Refused,
+            Walk,
+            shown,
+        )
     except ImportError as error:
         os._exit(report(f"is an HDF5 file, and h5py cannot be loaded ({error}); install it anew"))
 
@@ -52,36 +75,45 @@ from h5py import h5o, h5s, h5t  # noqa: E402
 def main(arguments: list[str]) -> int:
     """arguments: JSON with offset, file_bytes, tensor_bytes, memory_bytes, cpu_seconds, folders."""
     task = json.loads(arguments[0])
-    limit_resources(task["memory_bytes"], task["cpu_seconds"])
+    spare_bytes = CHUNK_COPIES * MAX_CHUNK_BYTES
+    limit_resources(task["memory_bytes"], task["cpu_seconds"], spare_bytes=spare_bytes)
     try:
         source = Source(task["offset"], task["file_bytes"])
-        file = h5py.File(source, "r", rdcc_nbytes=CHUNK_CACHE_BYTES)
+        file = h5py.File(source, "r", rdcc_nbytes=0)  # `pieces` goes along chunks: none is kept
+        bound_metadata_cache(file.id)
         walk = Walk(task["file_bytes"], task["tensor_bytes"])
         walk.run(file.id)
-        write(stream_head(walk))
+        allow_more_memory(CHUNK_COPIES * walk.largest_chunk())
+        write_head(walk)
         for path, dataset in walk.datasets.items():
             write_dataset(file.id, path, dataset)
     except Refused as error:
         return report(str(error))
     except MemoryError:
-        return report(f"is damaged, or needs far more memory than its size explains; {AGAIN}")
+        return report(TOO_MUCH_MEMORY)
     except BrokenPipeError:
         return REFUSED  # nobody reads any more
     except Exception as error:  # h5py raises nearly every kind for a damaged file
+        if "allocation failed" in str(error):
+            return report(TOO_MUCH_MEMORY)
         return report(f"is cut short or damaged: HDF5 cannot read it ({shown(error)}); {AGAIN}")
     return 0
 
 
-def limit_resources(memory_bytes: int, cpu_seconds: int) -> None:
-    """Take no more than this from here on, and open no file: an external one stays closed."""
+def limit_resources(memory_bytes: int, cpu_seconds: int, *, spare_bytes: int = 0) -> None:
+    """Take no more than this from here on, and open no file: an external one stays closed.
+
+    spare_bytes: what `allow_more_memory` may add later
+    """
     try:
         import resource
     except ImportError:
         return  # not on Windows; the checks of sizes and the parent's clock are left
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = math.ceil(used.ru_utime + used.ru_stime) + cpu_seconds
+    most = address_space() + memory_bytes
     for name, soft, hard in (
-        ("RLIMIT_AS", address_space() + memory_bytes, address_space() + memory_bytes),
+        ("RLIMIT_AS", most, most + spare_bytes),
         ("RLIMIT_CPU", seconds, seconds + 2),  # the soft one tells the parent what happened
         ("RLIMIT_CORE", 0, 0),
         ("RLIMIT_FSIZE", 0, 0),
@@ -98,6 +130,26 @@ def limit_resources(memory_bytes: int, cpu_seconds: int) -> None:
             resource.setrlimit(kind, (soft, hard))
         except (ValueError, OSError):
             continue  # macOS has no limit on address space; the other limits still hold
+
+
+def allow_more_memory(extra_bytes: int) -> None:
+    """Raise the limit on memory by so much, up to what `limit_resources` left to spare."""
+    try:
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        if soft != resource.RLIM_INFINITY:
+            resource.setrlimit(resource.RLIMIT_AS, (min(soft + extra_bytes, hard), hard))
+    except (ImportError, ValueError, OSError):
+        return  # where no limit was set
+
+
+def bound_metadata_cache(file: Any) -> None:
+    """Let the library keep little of the groups and headers that it has read."""
+    config = file.get_mdc_config()
+    config.set_initial_size = True
+    config.initial_size = config.min_size = config.max_size = METADATA_CACHE_BYTES
+    file.set_mdc_config(config)
 
 
 def address_space() -> int:
@@ -126,84 +178,102 @@ class Source(io.RawIOBase):
         self._at = place + {os.SEEK_SET: 0, os.SEEK_CUR: self._at}.get(whence, self._size)
         return self._at
 
-    def read(self, size: int = -1) -> bytes:
-        """Exactly `size` bytes; a file that ends before raises: no part of a number is of use."""
-        if size < 0 or not 0 <= self._at <= self._size - size:
-            raise OSError("it points beyond its end")
-        parts = []
-        while size:
-            part = self._read_at(self._offset + self._at, size)
-            if not part:
-                raise OSError("it became shorter while it was read")
-            parts.append(part)
-            self._at += len(part)
-            size -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)  # h5py copies it once more
-
     def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        view[:] = self.read(len(view))
-        return len(view)
+        """Fills all of `buffer`; a file that ends before raises: no part of a number is of use."""
+        rest = memoryview(buffer).cast("B")
+        size = len(rest)
+        if not 0 <= self._at <= self._size - size:
+            raise OSError("it points beyond its end")
+        while len(rest):
+            count = self._read_at(self._offset + self._at, rest)
+            if not count:
+                raise OSError("it became shorter while it was read")
+            self._at += count
+            rest = rest[count:]
+        return size
 
     @staticmethod
-    def _read_at(place: int, size: int) -> bytes:
-        if hasattr(os, "pread"):  # the parent's position in the file stays
-            return os.pread(0, size, place)
+    def _read_at(place: int, target: memoryview) -> int:
+        if hasattr(os, "preadv"):  # the parent's position in the file stays
+            return os.preadv(0, [target], place)
         os.lseek(0, place, os.SEEK_SET)
-        return os.read(0, size)
+        part = os.read(0, min(len(target), PIECE_BYTES))
+        target[: len(part)] = part
+        return len(part)
 
 
-def stream_head(walk: Walk) -> bytes:
-    """The stream's length, the header's length, the header."""
-    header: dict[str, Any] = {
-        "__metadata__": {
-            key: json.dumps(value, ensure_ascii=False) for key, value in walk.attributes.items()
-        }
-    }
+def write_head(walk: Walk) -> None:
+    """The stream's length, the header's length, the header, which never lies here in one text."""
+    parts = ['{"__metadata__":', json.dumps(walk.attributes)]
+    walk.attributes.clear()
     end = 0
     for path, dataset in walk.datasets.items():
         begin, end = end, end + dataset.size
-        header[path] = {
-            "dtype": dataset.dtype, "shape": dataset.shape, "data_offsets": [begin, end]
-        }  # fmt: skip
-    text = json.dumps(header, ensure_ascii=False).encode("utf-8")
-    if len(text) > MAX_HEADER_BYTES:
+        entry = {"dtype": dataset.dtype, "shape": dataset.shape, "data_offsets": (begin, end)}
+        parts.append(f",{json.dumps(path)}:{json.dumps(entry)}")
+    parts.append("}")
+    length = sum(map(len, parts))  # of bytes as well: what JSON escapes is ASCII
+    if length > MAX_HEADER_BYTES:
         raise Refused(f"holds too many names and texts; {RESAVE}")
-    total = 8 + len(text) + end
-    return total.to_bytes(8, "little") + len(text).to_bytes(8, "little") + text
+    write((8 + length + end).to_bytes(8, "little") + length.to_bytes(8, "little"))
+    for part in parts:
+        write(part.encode())
 
 
 def write_dataset(root: Any, path: str, dataset: Dataset) -> None:
-    """The numbers row by row, little-endian, a few MiB at a time."""
+    """The numbers row by row, little-endian, piece by piece."""
     node = h5o.open(root, path.encode())
     number = np.dtype(dataset.number).newbyteorder("<")
-    memory = node.get_type() if dataset.as_stored else h5t.py_create(number)
-    for start, count in pieces(dataset.shape, number.itemsize):
-        target = np.zeros(count, number)
-        space = node.get_space()
-        if count:
-            space.select_hyperslab(start, count)
-        node.read(h5s.create_simple(count) if count else h5s.ALL, space, target, memory)
-        write(target.reshape(-1).view(np.uint8))
+    kind = node.get_type() if dataset.as_stored else h5t.py_create(number)
+    layout = dataset.shape, number.itemsize, dataset.chunk, dataset.chunk_bytes
+    for start, count in pieces(*layout):
+        write(read_piece(node, start, count, number, kind))  # and let go of before the next
 
 
-def pieces(shape: tuple[int, ...], item: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """(start, count) of blocks of at most PIECE_BYTES that follow one another in memory."""
+def read_piece(
+    node: Any, start: tuple[int, ...], count: tuple[int, ...], number: Any, kind: Any
+) -> Any:
+    """Bytes of the numbers in `count` places from `start` on."""
+    target = np.zeros(count, number)
+    space = node.get_space()
+    if count:
+        space.select_hyperslab(start, count)
+    node.read(h5s.create_simple(count) if count else h5s.ALL, space, target, kind)
+    return target.reshape(-1).view(np.uint8)
+
+
+def pieces(
+    shape: tuple[int, ...], item: int, chunk: tuple[int, ...] | None = None, chunk_bytes: int = 0
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """(start, count) of blocks that follow one another in memory.
+
+    A block has at most PIECE_CHUNKS chunks and PIECE_BYTES, or `chunk_bytes` where these are more.
+    As far as that allows it ends where a chunk does: then none is unpacked twice.
+    """
     if 0 in shape:
         return
-    axis, row = len(shape), item  # the axes from `axis` on are taken whole; they have `row` bytes
-    while axis and row * shape[axis - 1] <= PIECE_BYTES:
-        axis -= 1
-        row *= shape[axis]
+    most = max(PIECE_BYTES, chunk_bytes)
+    chunk = chunk or shape
+    axis, row, chunks = len(shape), item, 1  # the axes from `axis` on are taken whole
+    while axis and row * shape[axis - 1] <= most:
+        more = chunks * math.ceil(shape[axis - 1] / chunk[axis - 1])
+        if more > PIECE_CHUNKS:
+            break
+        axis, row, chunks = axis - 1, row * shape[axis - 1], more
     if axis == 0:
         yield (0,) * len(shape), shape
         return
-    step, behind = PIECE_BYTES // row, shape[axis:]
+    length, behind = chunk[axis - 1], shape[axis:]
+    step = min(most // row, PIECE_CHUNKS // chunks * length)
+    step = step // length * length or step
     for outer in itertools.product(*map(range, shape[: axis - 1])):
-        for begin in range(0, shape[axis - 1], step):
-            count = min(step, shape[axis - 1] - begin)
+        begin = 0
+        while begin < shape[axis - 1]:
+            chunk_at = begin // length * length  # a short step ends where its chunk does
+            end = min(begin + step, chunk_at + max(step, length), shape[axis - 1])
             start = (*outer, begin, *(0 for _ in behind))
-            yield start, (*(1 for _ in outer), count, *behind)
+            yield start, (*(1 for _ in outer), end - begin, *behind)
+            begin = end
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ Source of the format: https://support.hdfgroup.org/documentation/hdf5/latest/_f_
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +17,17 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z
 
-MAX_OBJECTS = 20_000  # groups and datasets; Keras's Xception has some 530
+MAX_OBJECTS = 5_000  # groups and datasets; Keras's Xception has some 530, and as many for Adam
 MAX_DEPTH = 32  # groups within groups
 MAX_NAME_CHARACTERS = 255
 MAX_PATH_CHARACTERS = 1024
 MAX_AXES = 8
-MAX_TEXT_BYTES = 2 * 2**20  # of paths and attributes; an Xception's model_config has 0.1 MB
+MAX_TEXT_BYTES = 2**20  # of paths and attributes; an Xception's model_config has 0.1 MB
 MAX_CHUNK_BYTES = 16 * 2**20  # unpacked whole; an Xception's largest tensor has 12.6 MB
+FREE_CHUNK_BYTES = 2**20  # of a chunk, however few numbers there are
+CHUNK_COPIES = 4  # in memory: packed, unpacked with as much to spare, and taken out
 MAX_UNPACKING = 1100  # deflate's own limit is 1032:1
+PACKING = frozenset((h5z.FILTER_DEFLATE, h5z.FILTER_LZF))
 
 TEXTS = ("model_config", "keras_version", "backend", "name")
 LISTINGS = ("layer_names", "weight_names")  # Keras 2 splits long ones: layer_names0, ...
@@ -38,7 +42,7 @@ class Refused(Exception):
     """The file cannot be used; the text continues a sentence that begins with its name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """A dataset whose claims were checked.
 
@@ -50,6 +54,8 @@ class Dataset:
     as_stored: bool
     shape: tuple[int, ...]
     size: int  # bytes
+    chunk: tuple[int, ...] | None  # shape of what lies together; None: all
+    chunk_bytes: int  # of what is unpacked or checked whole; 0: nothing
 
 
 def shown(text: object) -> str:
@@ -61,12 +67,12 @@ class Walk:
     """Goes through all groups, checks every claim against the file's size, and reads no numbers.
 
     datasets: by path, in the order of the groups' listings; without the optimizer's
-    attributes: "PATH@NAME" -> text or list of texts
+    attributes: "PATH@NAME" -> text or list of texts, as JSON
     """
 
     def __init__(self, file_bytes: int, tensor_bytes: int) -> None:
         self.datasets: dict[str, Dataset] = {}
-        self.attributes: dict[str, str | list[str]] = {}
+        self.attributes: dict[str, str] = {}
         self._file_bytes = file_bytes
         self._tensor_bytes = tensor_bytes
         self._declared = self._stored = self._text = 0
@@ -90,6 +96,24 @@ class Walk:
                 dataset = self._check_dataset(node, path)
                 if not is_optimizer:
                     self.datasets[path] = dataset
+
+    def largest_chunk(self) -> int:
+        """Its bytes, 0 without any; raises Refused where they are many for so few numbers.
+
+        It takes memory CHUNK_COPIES times, which must stay within what the numbers take.
+        """
+        if not self.datasets:
+            return 0
+        path = max(self.datasets, key=lambda path: self.datasets[path].chunk_bytes)
+        size = self.datasets[path].chunk_bytes
+        numbers = sum(dataset.size for dataset in self.datasets.values())
+        most = FREE_CHUNK_BYTES + numbers // CHUNK_COPIES
+        if size > most:
+            raise Refused(
+                f"stores {shown(path)} in chunks of {size:,} bytes, more than the {most:,} that "
+                f"are unpacked at once where there are {numbers:,} bytes of numbers; {RESAVE}"
+            )
+        return size
 
     def _see(self, node: Any, path: str) -> None:
         """Count an object; a second way to it could be one of endlessly many."""
@@ -157,11 +181,13 @@ class Walk:
         shape = tuple(int(n) for n in space.get_simple_extent_dims())
         dtype, number, as_stored, item = number_format(node.get_type(), path)
         size = math.prod(shape) * item
-        packed = creation.get_layout() == h5d.CHUNKED and check_chunks(
-            creation, len(shape), item, path
-        )
-        self._check_size(node.get_storage_size(), size, packed, path)
-        return Dataset(dtype, number, as_stored, shape, size)
+        chunk, filters = None, frozenset[int]()
+        if creation.get_layout() == h5d.CHUNKED:
+            chunk = creation.get_chunk()
+            filters = check_chunks(creation, chunk, len(shape), item, path)
+        self._check_size(node.get_storage_size(), size, bool(filters & PACKING), path)
+        chunk_bytes = math.prod(chunk) * item if chunk and filters else 0
+        return Dataset(dtype, number, as_stored, shape, size, chunk, chunk_bytes)
 
     def _check_size(self, stored: int, size: int, packed: bool, path: str) -> None:
         """The numbers must be in the file, packed or not, each byte of it used once."""
@@ -196,7 +222,7 @@ class Walk:
         kind, space = attribute.get_type(), attribute.get_space()
         shape = tuple(int(n) for n in space.get_simple_extent_dims() or ())
         if space.get_simple_extent_type() == h5s.NULL or 0 in shape:  # an empty list has no type
-            self.attributes[f"{path}@{name}"] = []
+            self.attributes[f"{path}@{name}"] = "[]"
             return
         if not isinstance(kind, h5t.TypeStringID) or len(shape) > 1:
             raise Refused(f"holds {name} of {shown('/' + path)} that is no text; {RESAVE}")
@@ -211,7 +237,7 @@ class Walk:
         texts = [item if isinstance(item, bytes) else b"" for item in target.ravel().tolist()]
         self._count_text(sum(map(len, texts)))
         decoded = [text_of(text) for text in texts]
-        self.attributes[f"{path}@{name}"] = decoded if shape else decoded[0]
+        self.attributes[f"{path}@{name}"] = json.dumps(decoded if shape else decoded[0])
 
 
 def belongs_to_optimizer(path: str) -> bool:
@@ -251,16 +277,17 @@ def is_bfloat16(kind: Any) -> bool:
     return is_little and tuple(kind.get_fields()) == layout and kind.get_ebias() == 127
 
 
-def check_chunks(creation: Any, axes: int, item: int, path: str) -> bool:
-    """Whether a chunked dataset is packed; raises Refused for chunks that cannot be used."""
-    chunk = creation.get_chunk()
+def check_chunks(
+    creation: Any, chunk: tuple[int, ...], axes: int, item: int, path: str
+) -> frozenset[int]:
+    """What a chunked dataset is packed and checked by; raises Refused where it cannot be used."""
     if len(chunk) != axes:  # the library does not look, and crashes
         raise Refused(f"is damaged: chunks of {shown(path)} have other axes than it has; {AGAIN}")
     if math.prod(chunk) * item > MAX_CHUNK_BYTES:
         raise Refused(
             f"stores {shown(path)} in chunks of more than {MAX_CHUNK_BYTES:,} bytes; {RESAVE}"
         )
-    allowed = (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, h5z.FILTER_LZF)
+    allowed = (*PACKING, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32)
     filters = [creation.get_filter(i)[0] for i in range(creation.get_nfilters())]
     unknown = [code for code in filters if code not in allowed]
     if unknown or len(filters) > len(allowed):
@@ -268,4 +295,4 @@ def check_chunks(creation: Any, axes: int, item: int, path: str) -> bool:
             f"packs {shown(path)} by a filter that is not read (number {unknown[:1]}); give it "
             "unpacked, or packed by gzip"
         )
-    return any(code in (h5z.FILTER_DEFLATE, h5z.FILTER_LZF) for code in filters)
+    return frozenset(filters)

@@ -27,6 +27,7 @@ MAX_CONFIG_DEPTH = 100  # a model within a model takes some 8
 MAX_UNPACKED = 4  # times the packed size; the weights of a trained network pack by 1.1
 FREE_UNPACKED = 4 * 2**20  # bytes that are unpacked in any case
 MAX_METADATA_BYTES = 2**22  # with the names of 20,000 classes in it
+MAX_MEMBERS = 1000  # of an archive; Keras writes three, and some for layers that look words up
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _AGAIN = "copy or download it again"
@@ -47,13 +48,18 @@ def read_keras_archive(file: BinaryIO, file_bytes: int) -> FileContents:
     archive = open_archive(file, file_bytes)
     if _CONFIG not in archive.members:
         raise ValueError(f"is a zip archive without {_CONFIG}, so Keras did not write it")
+    if len(archive.members) > MAX_MEMBERS:
+        raise ValueError(
+            f"holds {len(archive.members):,} files, more than the {MAX_MEMBERS:,} allowed in a "
+            "Keras archive; save the model anew with Keras"
+        )
+    found = _read_member(archive, file)  # first: its process is gone when the texts take memory
     config = _parse_config(_text(archive.read(_CONFIG, MAX_CONFIG_BYTES), _CONFIG), _CONFIG)
     metadata: Any = None
     if _METADATA in archive.members:
         text = _text(archive.read(_METADATA, MAX_METADATA_BYTES), _METADATA)
         _check_amount(text, _METADATA)
         metadata = parse_json(text, _METADATA)
-    found = _read_member(archive, file)
     return FileContents(
         kind="keras archive",
         tensors=_some(found.tensors),
