@@ -9,7 +9,18 @@ import pytest
 
 @pytest.mark.parametrize(
     "package",
-    ["", ".ops", ".nn", ".models", ".weights", ".data", ".report", ".training", ".inference"],
+    [
+        "",
+        ".ops",
+        ".nn",
+        ".models",
+        ".weights",
+        ".data",
+        ".export",
+        ".report",
+        ".training",
+        ".inference",
+    ],
 )
 def test_promised_names(package):
     module = importlib.import_module(f"xception{package}")

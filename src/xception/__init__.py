@@ -21,7 +21,7 @@ __getattr__, __dir__, __all__ = attach(
         "weights": ["create_model", "load", "save"],
         "data": ["check_data", "open_data"],
         "training": ["Recipe", "train"],
-        "inference": ["Predictor", "embed", "evaluate"],
+        "inference": ["Predictor", "embed", "evaluate", "optimize"],
         "report": ["write_report"],
     },
 )

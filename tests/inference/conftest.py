@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -66,9 +66,32 @@ def red_samples() -> Callable[[Sequence[int]], ArraySamples]:
     return make
 
 
+@pytest.fixture(autouse=True, scope="session")
+def exports_in_a_folder_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XCEPTION_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Classifier:
     torch.manual_seed(3)
     model = create_model("xception_tiny", num_classes=4)
     assert isinstance(model, Classifier)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def trained() -> Classifier:
+    """Random weights and statistics under which no layer is the identity and nothing grows."""
+    torch.manual_seed(0)
+    model = create_model("xception_tiny", num_classes=7)
+    assert isinstance(model, Classifier)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.bias, -0.2, 0.2)
+            torch.nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    model.class_names = list("abcdefg")
     return model.eval()

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from xception.errors import RecipeError
 from xception.training import Recipe, RunFolder, loop, train
 from xception.training.checkpoint import load_checkpoint
-from xception.weights import read_info
+from xception.weights import open_model
 
 
 def rising_then_falling(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,12 +29,12 @@ def test_the_model_is_the_last_or_the_best_epochs(
     checkpoint = load_checkpoint(folder.last if select == "last" else folder.best)
     weights = load_file(result.model_path)
     assert all(torch.equal(value, weights[k]) for k, value in checkpoint["averaged"].items())
-    assert read_info(result.model_path).provenance["validation_accuracy"] == accuracy
+    assert open_model(result.model_path).provenance["validation_accuracy"] == accuracy
 
 
 def test_without_validation_the_last_epoch_is_taken(recipe: Recipe) -> None:
     result = train(recipe.replaced(select="best", val_fraction=0.0))
-    assert read_info(result.model_path).provenance["validation_accuracy"] is None
+    assert open_model(result.model_path).provenance["validation_accuracy"] is None
 
 
 def test_the_test_pictures_can_stay_unseen(recipe: Recipe) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 import tyro
 
-from xception.cli.arguments import Device, Model, parse, word
+from xception.cli.arguments import Device, Model, Runtime, parse, word
 from xception.cli.output import writable_file, write_binary
 from xception.cli.screen import pictures, progress_bar, say
 from xception.errors import DataError, UsageError
@@ -55,6 +55,8 @@ class Arguments:
     batch_size: int = 32
     # cpu, cuda, cuda:1, mps
     device: Device = None
+    # what runs the network; auto measures, where the work is long enough
+    runtime: Runtime = "auto"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -74,6 +76,7 @@ def run(argv: Sequence[str]) -> int:
     shapes: list[tuple[int, int]] = []
 
     def rows() -> Iterator[tuple[str, Tensor]]:
+        from xception.cli.road import tell
         from xception.inference import embed_iter
         from xception.ops import tune_allocator
 
@@ -84,6 +87,8 @@ def run(argv: Sequence[str]) -> int:
             layer=arguments.layer,
             batch_size=arguments.batch_size,
             device=arguments.device,
+            runtime=arguments.runtime,
+            on_road=tell,
         )
         return tally.readable(embeddings, progress)
 

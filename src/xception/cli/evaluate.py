@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from xception.cli.arguments import Data, Device, Folder, Model, Switch, parse, unset
+from xception.cli.arguments import Data, Device, Folder, Model, Runtime, Switch, parse, unset
 from xception.cli.output import writable_folder, write_text
 
 DESCRIPTION = """Measure a model on labelled pictures.
@@ -45,6 +45,8 @@ class Arguments:
     workers: int = 0
     # cpu, cuda, cuda:1, mps
     device: Device = None
+    # what runs the network; auto measures, where the work is long enough
+    runtime: Runtime = "auto"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -54,6 +56,7 @@ def run(argv: Sequence[str]) -> int:
     import json
 
     from xception.cli.evaluation import show_evaluation
+    from xception.cli.road import tell
     from xception.cli.screen import progress_bar, say, shown
     from xception.data import open_data
     from xception.data.wording import path_text
@@ -86,6 +89,8 @@ def run(argv: Sequence[str]) -> int:
             batch_size=arguments.batch_size,
             workers=arguments.workers,
             progress=progress,
+            runtime=arguments.runtime,
+            on_road=tell,
         )
     evaluation = dataclasses.replace(evaluation, model=path_text(arguments.model))
     text = json.dumps(evaluation.to_dict(), ensure_ascii=False)

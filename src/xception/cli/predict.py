@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TextIO
 
 import tyro
 
-from xception.cli.arguments import Device, Model, Switch, parse, unset, word
+from xception.cli.arguments import Device, Model, Runtime, Switch, parse, unset, word
 from xception.cli.output import write_text
 from xception.errors import UsageError
 
@@ -50,6 +50,8 @@ class Arguments:
     batch_size: int = 32
     # cpu, cuda, cuda:1, mps
     device: Device = None
+    # what runs the network; auto measures, where the work is long enough
+    runtime: Runtime = "auto"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -63,12 +65,17 @@ def run(argv: Sequence[str]) -> int:
     tally = Tally()
 
     def predict(file: TextIO) -> None:
+        from xception.cli.road import tell
         from xception.inference import Predictor
         from xception.ops import tune_allocator
 
         tune_allocator()
         predictor = Predictor(
-            arguments.model, device=arguments.device, batch_size=arguments.batch_size
+            arguments.model,
+            device=arguments.device,
+            batch_size=arguments.batch_size,
+            runtime=arguments.runtime,
+            on_road=tell,
         )
         top_k = min(arguments.top_k, len(predictor.classes))
         tally.write(predictor.predict_iter(pictures, top_k), form, file, top_k)

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = attach(
         "embedding": ["Embedding", "embed", "embed_iter"],
         "evaluation": ["Evaluation", "evaluate"],
         "losses": ["evaluate_batches"],
+        "optimization": ["OptimizedModel", "optimize"],
         "predictor": ["Prediction", "Predictor"],
     },
 )

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
+from operator import length_hint
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -96,6 +97,11 @@ def all_rows(batches: Iterable[tuple[list[Decoded], Tensor]], width: int) -> Ten
                 raise item.error
         parts.append(rows)
     return torch.cat(parts) if parts else torch.empty(0, width)
+
+
+def picture_count(pictures: Iterable[Picture] | Picture) -> int:
+    """How many pictures will come, 0 where that cannot be known before."""
+    return length_hint(_each(pictures), 0)
 
 
 def _decoded_ahead(

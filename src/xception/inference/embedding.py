@@ -12,8 +12,7 @@ The two are the same where the head has no such layers, as in the paper's networ
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -21,9 +20,15 @@ import torch
 from torch import Tensor
 
 from xception.errors import UsageError
-from xception.inference.batches import Decoded, all_rows, check_batch_size, forward_batches
-from xception.inference.network import as_network, placed
-from xception.models import Classifier
+from xception.inference.batches import (
+    Decoded,
+    all_rows,
+    check_batch_size,
+    forward_batches,
+    picture_count,
+)
+from xception.inference.runner import AnyModel, Runner, RuntimeChoice
+from xception.inference.runtimes import Road
 
 if TYPE_CHECKING:
     from xception.inference.batches import Picture
@@ -41,12 +46,13 @@ class Embedding:
 
 
 def embed(
-    model: str | os.PathLike[str] | Classifier,
+    model: AnyModel,
     pictures: Iterable[Picture] | Picture,
     *,
     layer: Layer = "pre_logits",
     batch_size: int = 32,
     device: str | torch.device | None = None,
+    runtime: RuntimeChoice | None = None,
 ) -> Tensor:
     """Features of `pictures`, in order: float32 (N, C) on the CPU.
 
@@ -54,17 +60,19 @@ def embed(
     where there are more than memory holds.
     Raises PictureError for the first picture that cannot be used; ModelFileError, UsageError.
     """
-    network, batches = _batches(model, pictures, layer, batch_size, device)
-    return all_rows(batches, _width(network, layer))
+    runner, batches = _batches(model, pictures, layer, batch_size, device, runtime, None)
+    return all_rows(batches, runner.width)
 
 
 def embed_iter(
-    model: str | os.PathLike[str] | Classifier,
+    model: AnyModel,
     pictures: Iterable[Picture] | Picture,
     *,
     layer: Layer = "pre_logits",
     batch_size: int = 32,
     device: str | torch.device | None = None,
+    runtime: RuntimeChoice | None = None,
+    on_road: Callable[[Road], None] | None = None,
 ) -> Iterator[Embedding]:
     """Features one picture after the other, in the order of `pictures`, which may be endless.
 
@@ -74,31 +82,31 @@ def embed_iter(
     layer: where the features are taken, see above
     batch_size: pictures that go through the network at once
     device: torch's name; None leaves a network where it is, and loads a file to CUDA if it can
+    runtime: what runs the network, see `Runner`
+    on_road: called once, after the first batch, with what has run it
 
     A picture that cannot be used gives an embedding with `error`; the rest go on.
     Raises ModelFileError, UsageError.
     """
-    _, batches = _batches(model, pictures, layer, batch_size, device)
+    _, batches = _batches(model, pictures, layer, batch_size, device, runtime, on_road)
     return _embeddings(batches)
 
 
 def _batches(
-    model: str | os.PathLike[str] | Classifier,
+    model: AnyModel,
     pictures: Iterable[Picture] | Picture,
     layer: Layer,
     batch_size: int,
     device: str | torch.device | None,
-) -> tuple[Classifier, Iterator[tuple[list[Decoded], Tensor]]]:
+    runtime: RuntimeChoice | None,
+    on_road: Callable[[Road], None] | None,
+) -> tuple[Runner, Iterator[tuple[list[Decoded], Tensor]]]:
     if layer not in get_args(Layer):
         raise UsageError(f"layer must be one of {', '.join(get_args(Layer))}, got {layer!r}")
     check_batch_size(batch_size)
-    network = as_network(model, device)
-
-    def forward(x: Tensor) -> Tensor:
-        return _features(network, x, layer)
-
-    width = _width(network, layer)
-    return network, forward_batches(pictures, network, forward, width, batch_size)
+    runner = Runner(model, device=device, runtime=runtime, output=layer, on_road=on_road)
+    runner.prepare(picture_count(pictures))
+    return runner, forward_batches(pictures, runner.network, runner, runner.width, batch_size)
 
 
 def _embeddings(batches: Iterable[tuple[list[Decoded], Tensor]]) -> Iterator[Embedding]:
@@ -109,16 +117,3 @@ def _embeddings(batches: Iterable[tuple[list[Decoded], Tensor]]) -> Iterator[Emb
                 yield Embedding(item.name, next(rows))
             else:
                 yield Embedding(item.name, None, item.error.reason)
-
-
-@torch.inference_mode()
-def _features(network: Classifier, x: Tensor, layer: Layer) -> Tensor:
-    """x: float32 (N, C, H, W) on any device -> float32 (N, width) on the network's."""
-    maps = network.forward_features(placed(network, x))
-    if layer == "pool":
-        return network.head.get_submodule("pool")(maps).flatten(1).float()
-    return network.forward_head(maps, pre_logits=True).float()
-
-
-def _width(network: Classifier, layer: Layer) -> int:
-    return network.num_features if layer == "pool" else network.head.num_features

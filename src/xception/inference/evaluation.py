@@ -24,9 +24,10 @@ from xception.data.samples import DataSource, Samples
 from xception.data.wording import path_text
 from xception.errors import DataError, UsageError, XceptionError
 from xception.inference.classes import match_classes
-from xception.inference.network import as_classifier, evaluating, logits
+from xception.inference.network import check_classes, evaluating
+from xception.inference.runner import AnyModel, Runner, RuntimeChoice
+from xception.inference.runtimes import Road
 from xception.inference.thumbnail import thumbnail
-from xception.models import Classifier
 
 BINS = 15  # of the reliability diagram and the calibration error (Guo et al. 2017)
 TOP_K = 5
@@ -104,7 +105,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: str | os.PathLike[str] | Classifier,
+    model: AnyModel,
     data: DataSource | Samples,
     *,
     split: str | None = None,
@@ -114,11 +115,14 @@ def evaluate(
     device: str | torch.device | None = None,
     progress: Callable[[int, int], None] | None = None,
     mistakes: int = 24,
+    runtime: RuntimeChoice | None = None,
+    on_road: Callable[[Road], None] | None = None,
 ) -> Evaluation:
     """Measure `model` on every readable picture of a split, each exactly once.
 
     Args:
-        model: a model file, a run folder, or a classifier (its mode is left as it was).
+        model: a model file, a run folder, a classifier (its mode is left as it was), or what
+            `optimize` has returned.
         data: a data source, or the samples of one split.
         split: of a data source: "test" by default, else "val", else "train"; of samples: the name
             that the evaluation carries ("test").
@@ -129,12 +133,16 @@ def evaluate(
         device: torch's name; None leaves a classifier where it is.
         progress: called with the numbers of pictures done and in all after each batch.
         mistakes: wrongly named pictures to keep, the most confident ones.
+        runtime: what runs the network, see `Runner`.
+        on_road: called once, after the first batch, with what has run it.
 
     Raises:
         DataError: the data have classes that the model does not know, or no readable picture.
         ModelFileError, UsageError: the model or device cannot be used.
     """
-    classifier = as_classifier(model, device)
+    runner = Runner(model, device=device, runtime=runtime, on_road=on_road)
+    classifier = runner.network
+    check_classes(classifier)
     if classifier.num_classes < 2:
         raise UsageError("a model of a single class cannot be evaluated; train it on two or more")
     if isinstance(data, DataSource):
@@ -145,6 +153,7 @@ def evaluate(
     names, position = match_classes(classifier, classes, samples.labels, name)
     tally = _Tally(len(names), mistakes)
     loader = evaluation_loader(samples, classifier.preprocessing, batch_size, workers=workers)
+    runner.prepare(len(samples))
     done = 0
     try:
         with evaluating(classifier):
@@ -152,7 +161,7 @@ def evaluate(
                 tally.skipped += [Skipped(name=n, reason=r) for n, r in batch.skipped]
                 if len(batch.y):
                     target = position[batch.y]
-                    tally.add(logits(classifier, batch.x).cpu(), target, batch.index, samples)
+                    tally.add(runner(batch.x).cpu(), target, batch.index, samples)
                 done += len(batch.y) + len(batch.skipped)
                 if progress is not None:
                     progress(done, len(samples))
@@ -161,7 +170,7 @@ def evaluate(
     if tally.count == 0:
         reason = f"; the first: {tally.skipped[0].reason}" if tally.skipped else ""
         raise DataError(f"{name}: no picture of split {split!r} can be read{reason}")
-    shown = "" if isinstance(model, Classifier) else path_text(model)
+    shown = path_text(model) if isinstance(model, (str, os.PathLike)) else ""
     return tally.result(split, shown, names, samples)
 
 

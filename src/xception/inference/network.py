@@ -20,12 +20,17 @@ def as_classifier(
 ) -> Classifier:
     """As `as_network`, and it must have classes."""
     classifier = as_network(model, device)
-    if classifier.num_classes < 1:
+    check_classes(classifier)
+    return classifier
+
+
+def check_classes(model: Classifier) -> None:
+    """Raises UsageError where there are none."""
+    if model.num_classes < 1:
         raise UsageError(
             "the model has no classes; its features are what `xception embed` writes, and "
             "`xception train --weights` gives it classes"
         )
-    return classifier
 
 
 def as_network(

@@ -9,8 +9,7 @@ A folder of any size streams through: pictures are decoded at most two batches a
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,9 +17,16 @@ import torch
 from torch import Tensor
 
 from xception.errors import UsageError
-from xception.inference.batches import Decoded, all_rows, check_batch_size, forward_batches
-from xception.inference.network import as_classifier, class_labels, logits
-from xception.models import Classifier
+from xception.inference.batches import (
+    Decoded,
+    all_rows,
+    check_batch_size,
+    forward_batches,
+    picture_count,
+)
+from xception.inference.network import check_classes, class_labels
+from xception.inference.runner import AnyModel, Runner, RuntimeChoice
+from xception.inference.runtimes import Road
 
 if TYPE_CHECKING:
     from xception.inference.batches import Picture
@@ -39,27 +45,39 @@ class Prediction:
 class Predictor:
     """A classifier with its preprocessing: pictures in, class names and probabilities out.
 
-    model: a model file, a run folder, or a classifier (put into eval mode while it predicts)
+    model: a model file, a run folder, a classifier (put into eval mode while it predicts), or what
+        `optimize` has returned
     device: torch's name; None leaves a classifier where it is, and loads a file to CUDA if it can
     batch_size: pictures that go through the network at once
+    runtime: what runs the network, see `Runner`
+    on_road: called once, after the first batch, with what has run it
 
     Pictures are whatever `decode_picture` takes, mixed at will. They are decoded by a few threads
     while the network works, at most two batches ahead.
 
-    Raises ModelFileError, UsageError.
+    Raises ModelFileError, UsageError; XceptionError where `runtime` is not installed.
     """
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | Classifier,
+        model: AnyModel,
         *,
         device: str | torch.device | None = None,
         batch_size: int = 32,
+        runtime: RuntimeChoice | None = None,
+        on_road: Callable[[Road], None] | None = None,
     ) -> None:
         check_batch_size(batch_size)
-        self.model = as_classifier(model, device)
+        self._runner = Runner(model, device=device, runtime=runtime, on_road=on_road)
+        self.model = self._runner.network
+        check_classes(self.model)
         self.batch_size = batch_size
         self.classes = class_labels(self.model)
+
+    @property
+    def road(self) -> Road:
+        """What has run the last batch, or would run one now."""
+        return self._runner.road
 
     def predict(self, pictures: Iterable[Picture] | Picture, top_k: int = 5) -> list[Prediction]:
         """One prediction a picture, in order; see `predict_iter`."""
@@ -101,9 +119,10 @@ class Predictor:
         self, pictures: Iterable[Picture] | Picture
     ) -> Iterator[tuple[list[Decoded], Tensor]]:
         """Decoded pictures, and the probabilities (n, classes) of those without error."""
+        self._runner.prepare(picture_count(pictures))
         return forward_batches(
             pictures, self.model, self._forward, len(self.classes), self.batch_size
         )
 
     def _forward(self, x: Tensor) -> Tensor:
-        return logits(self.model, x).softmax(dim=1)
+        return self._runner(x).softmax(dim=1)

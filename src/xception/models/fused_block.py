@@ -35,6 +35,7 @@ def can_fuse(units: nn.Module, pool: nn.Module | None, skip: nn.Module | None, x
         and is_untouched(units, nn.Sequential)
         and len(cast(nn.Sequential, units)) > 0
         and all(_is_unit(unit) for unit in units.children())
+        and not _writes_into_its_input(next(units.children()))
         and (pool is None or is_untouched(pool, MaxPool2d))
         and _is_skip(skip)
     )
@@ -117,9 +118,19 @@ def _is_unit(unit: nn.Module) -> bool:
         and is_untouched(parts.act, nn.ReLU, nn.Identity)
         and is_untouched(parts.conv, SeparableConv2d)
         and cast(SeparableConv2d, parts.conv).is_one_operator()
+        and _has_one_filter_a_channel(cast(SeparableConv2d, parts.conv))
         and cast(SeparableConv2d, parts.conv).pointwise.bias is None
         and can_normalize(parts.norm)
     )
+
+
+def _has_one_filter_a_channel(conv: SeparableConv2d) -> bool:
+    return conv.depthwise.out_channels == conv.depthwise.in_channels
+
+
+def _writes_into_its_input(unit: nn.Module) -> bool:
+    """An activation in place: the skip connection would then read what it left."""
+    return bool(getattr(cast(SeparableUnit, unit).act, "inplace", False))
 
 
 def _is_skip(skip: nn.Module | None) -> bool:

@@ -60,7 +60,7 @@ def summarize(
                 type=type(module).__name__,
                 output_shape=tuple(output.shape[1:]),
                 parameters=sum(p.numel() for p in own),
-                macs=_macs(module, output),
+                macs=layer_macs(module, output),
             )
         )
 
@@ -79,7 +79,8 @@ def totals(rows: Sequence[LayerRow]) -> Totals:
     return Totals(parameters=sum(r.parameters for r in rows), macs=sum(r.macs for r in rows))
 
 
-def _macs(module: nn.Module, output: Tensor) -> int:
+def layer_macs(module: nn.Module, output: Tensor) -> int:
+    """Multiply-accumulates of one call of a layer for one picture; 0 of what is neither kind."""
     outputs = output[0].numel()
     if isinstance(module, nn.Conv2d):
         height, width = module.kernel_size

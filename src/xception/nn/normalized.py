@@ -32,6 +32,8 @@ def can_normalize(norm: nn.Module) -> bool:
         and norm.bias is not None
         and norm.running_mean is not None
         and norm.running_var is not None
+        and norm.num_batches_tracked is not None
+        and norm.track_running_stats
         and norm.weight.dtype == torch.float32
     )
 

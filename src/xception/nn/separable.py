@@ -110,7 +110,7 @@ class SeparableConv2d(nn.Module):
         depthwise, pointwise = self.depthwise, self.pointwise
         return (
             self.order == "depthwise_first"
-            and type(self.intermediate_activation) is nn.Identity
+            and is_untouched(self.intermediate_activation, nn.Identity)
             and is_untouched(depthwise, nn.Conv2d, Conv2dSame)
             and is_untouched(pointwise, nn.Conv2d)
             and depthwise.bias is None

@@ -33,6 +33,23 @@ def two_sides(value: int | Sequence[int], name: str) -> list[int]:
     return values
 
 
+def output_size(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[int, int]:
+    """Height and width that a window's places make of `x` (N, C, H, W); below 1: none fits."""
+    height, width = (
+        (x.shape[2 + i] + padding[2 * i] + padding[2 * i + 1] - dilation[i] * (kernel[i] - 1) - 1)
+        // stride[i]
+        + 1
+        for i in range(2)
+    )
+    return height, width
+
+
 def _is_whole(value: object, least: int) -> bool:
     """Whether it is an int of at least `least`, or stands for one while a graph is recorded."""
     if isinstance(value, Tensor):  # what `x.shape[2]` is under torch.jit.trace

@@ -9,22 +9,24 @@ The environment variable XCEPTION_KERNELS says at the start, and `set_kernels` l
 
 from __future__ import annotations
 
+import importlib
 import os
 import warnings
 from collections.abc import Callable
 from types import ModuleType
 
 import torch
+from torch.autograd import forward_ad
 
 _is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 VARIABLE = "XCEPTION_KERNELS"
 
 _extension: ModuleType | None
 try:
-    from xception.ops import _cpu as _extension  # type: ignore[attr-defined, no-redef]
+    _extension = importlib.import_module("xception.ops._cpu")
 except ImportError as error:
     _extension = None
-    _why_not = "not built" if "_cpu" in str(error) else str(error)
+    _why_not = "not built" if isinstance(error, ModuleNotFoundError) else str(error)
 
 _active: ModuleType | None = None
 
@@ -93,12 +95,20 @@ def can_use_kernels(*tensors: torch.Tensor | None) -> bool:
     """Whether the kernels may take these: float32 on a CPU, no graph recorded, no autocast."""
     if _active is None or torch.is_autocast_enabled("cpu"):
         return False
-    if torch.compiler.is_exporting() or _is_tracing():
+    if torch.compiler.is_exporting() or _is_tracing() or _is_transformed():
         return False
     return all(
         tensor is None or (tensor.dtype == torch.float32 and tensor.device.type == "cpu")
         for tensor in tensors
     )
+
+
+def _is_transformed() -> bool:
+    """Within torch.func's transforms or forward-mode differentiation: these see plain torch alone.
+
+    A registered operator has a backward and nothing else; forward mode would take it as constant.
+    """
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _start() -> None:

@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 
 from xception.ops import reference
+from xception.ops.geometry import output_size
 from xception.ops.kernels import address, can_use_kernels, required_kernels
 from xception.ops.unit import ACTIVATIONS
+
+LARGEST_POOL = 9  # pixels a side; larger ones are plain torch's
 
 
 def merge(
@@ -37,37 +40,84 @@ def merge(
 
     Raises ValueError naming the argument when shapes do not fit together.
     """
-    n, c = y.shape[:2]
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}")
-    if len(pool) not in (0, 10):
-        raise ValueError(f"pool must have no or ten numbers, got {len(pool)}")
-    expected = (n, c, *_output_size(y, pool))
-    if skip is not None and tuple(skip.shape) != expected:
-        raise ValueError(f"skip must be {expected}, got {tuple(skip.shape)}")
-    for name, vector in (
-        ("scale", scale), ("shift", shift), ("skip_scale", skip_scale), ("skip_shift", skip_shift)
-    ):  # fmt: skip
-        if vector is not None and tuple(vector.shape) != (c,):
-            raise ValueError(f"{name} must be ({c},), got {tuple(vector.shape)}")
+    _check_pool(y, pool)
+    _check_shapes(y, scale, shift, skip, skip_scale, skip_shift, pool)
     arguments = (y, scale, shift, skip, skip_scale, skip_shift, list(pool), activation)
-    if can_use_kernels(y, scale, shift, skip, skip_scale, skip_shift) and y.numel() > 0:
+    is_served = y.numel() > 0 and _is_served(y, pool)
+    if is_served and can_use_kernels(y, scale, shift, skip, skip_scale, skip_shift):
         out, _ = torch.ops.xception.merge(*arguments)
         return out
     return reference.merge(*arguments)
 
 
+def _check_pool(y: Tensor, pool: Sequence[int]) -> None:
+    if y.dim() != 4:
+        raise ValueError(f"y must be (N, C, H, W), got {tuple(y.shape)}")
+    if len(pool) not in (0, 10):
+        raise ValueError(f"pool must have no or ten numbers, got {len(pool)}")
+    if not pool:
+        return
+    if min(*pool[:4], *pool[8:]) < 1 or min(pool[4:8]) < 0:
+        raise ValueError(
+            "pool must have kernel, stride and dilation of at least 1 and no negative padding, "
+            f"got {list(pool)}"
+        )
+    if min(_output_size(y, pool)) < 1:
+        raise ValueError(f"pool {list(pool)} is larger than y of {tuple(y.shape[2:])} pixels")
+
+
+def _check_shapes(
+    y: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    skip: Tensor | None,
+    skip_scale: Tensor | None,
+    skip_shift: Tensor | None,
+    pool: Sequence[int],
+) -> None:
+    n, c = y.shape[:2]
+    expected = (n, c, *_output_size(y, pool))
+    if skip is not None and tuple(skip.shape) != expected:
+        raise ValueError(f"skip must be {expected}, got {tuple(skip.shape)}")
+    if (skip_scale is None) != (skip_shift is None):
+        raise ValueError("skip_scale and skip_shift come together, or neither")
+    if skip is None and skip_scale is not None:
+        raise ValueError("skip_scale and skip_shift need a skip")
+    for name, vector in (
+        ("scale", scale), ("shift", shift), ("skip_scale", skip_scale), ("skip_shift", skip_shift)
+    ):  # fmt: skip
+        if vector is not None and tuple(vector.shape) != (c,):
+            raise ValueError(f"{name} must be ({c},), got {tuple(vector.shape)}")
+
+
+def _is_served(y: Tensor, pool: Sequence[int]) -> bool:
+    """Whether the kernels know this pool: small, and no window of it lies outside the picture."""
+    if not pool:
+        return True
+    outputs = _output_size(y, pool)
+    return all(
+        pool[i] <= LARGEST_POOL
+        and _has_place_inside(
+            y.shape[2 + i], pool[i], pool[2 + i], pool[4 + 2 * i], pool[8 + i], outputs[i]
+        )
+        for i in range(2)
+    )
+
+
+def _has_place_inside(
+    size: int, kernel: int, stride: int, before: int, dilation: int, outputs: int
+) -> bool:
+    """Whether one place of the kernel meets a pixel at every output along an axis."""
+    first = [k * dilation - before for k in range(kernel)]
+    return any(f >= 0 and f + (outputs - 1) * stride < size for f in first)
+
+
 def _output_size(y: Tensor, pool: Sequence[int]) -> tuple[int, int]:
     if not pool:
         return y.shape[2], y.shape[3]
-    kernel, stride, sides, dilation = pool[:2], pool[2:4], pool[4:8], pool[8:]
-    height, width = (
-        (y.shape[2 + i] + sides[2 * i] + sides[2 * i + 1] - dilation[i] * (kernel[i] - 1) - 1)
-        // stride[i]
-        + 1
-        for i in range(2)
-    )
-    return height, width
+    return output_size(y, pool[:2], pool[2:4], pool[4:8], pool[8:])
 
 
 def _empty_outputs(y: Tensor, pool: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -141,7 +191,12 @@ def _merge_backward(
     """Gradients of y, scale, shift, skip, skip_scale and skip_shift; empty where not wanted."""
     extension = required_kernels("merge", y)
     grad_out, y = (t.contiguous(memory_format=torch.channels_last) for t in (grad_out, y))
-    skip = None if skip is None else skip.contiguous(memory_format=torch.channels_last)
+    # What was saved may come back in another form: hooks of saved tensors copy as they like.
+    out, skip = (
+        t if t is None else t.contiguous(memory_format=torch.channels_last) for t in (out, skip)
+    )
+    if pool:
+        winners = winners.contiguous(memory_format=torch.channels_last)
     scale = scale.contiguous()
     skip_scale = None if skip_scale is None else skip_scale.contiguous()
     results = _empty_gradients(grad_out, y, scale, skip_scale, needs_skip)

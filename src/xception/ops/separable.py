@@ -63,9 +63,7 @@ def separable_conv2d(
     return reference.separable_conv2d(*arguments)
 
 
-def _prefers_operator(
-    x: Tensor, depthwise: Tensor, pointwise: Tensor, bias: Tensor | None
-) -> bool:
+def _prefers_operator(x: Tensor, depthwise: Tensor, pointwise: Tensor, bias: Tensor | None) -> bool:
     """Whether the operator is worth its dispatch: only where a fused kernel is behind it."""
     return _is_fused(x, depthwise, pointwise, bias)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from xception.ops import reference
-from xception.ops.geometry import four_sides, two_sides
+from xception.ops.geometry import four_sides, output_size, two_sides
 from xception.ops.kernels import address, can_use_kernels, required_kernels
 
 ACTIVATIONS = ("none", "relu", "relu6")  # in the order of the kernels' enumeration
@@ -54,7 +54,8 @@ def separable_unit(
     geometry = (two_sides(stride, "stride"), four_sides(padding), two_sides(dilation, "dilation"))
     _check(x, in_scale, in_shift, activation, depthwise, pointwise)
     arguments = (x, in_scale, in_shift, activation, depthwise, pointwise, *geometry, statistics)
-    if can_use_kernels(x, in_scale, in_shift, depthwise, pointwise) and x.numel() > 0:
+    has_outputs = x.numel() > 0 and (pointwise is None or pointwise.shape[0] > 0)
+    if has_outputs and can_use_kernels(x, in_scale, in_shift, depthwise, pointwise):
         return torch.ops.xception.separable_unit(*arguments)
     return reference.separable_unit(*arguments)
 
@@ -77,7 +78,9 @@ def _check(
     for name, vector in (("in_scale", in_scale), ("in_shift", in_shift)):
         if vector is not None and tuple(vector.shape) != (channels,):
             raise ValueError(f"{name} must be ({channels},), got {tuple(vector.shape)}")
-    if depthwise is not None and (depthwise.dim() != 4 or depthwise.shape[:2] != (channels, 1)):
+    if depthwise is not None and (
+        depthwise.dim() != 4 or depthwise.shape[:2] != (channels, 1) or 0 in depthwise.shape[2:]
+    ):
         raise ValueError(f"depthwise must be ({channels}, 1, kh, kw), got {tuple(depthwise.shape)}")
     if pointwise is not None and (
         pointwise.dim() != 4 or tuple(pointwise.shape[1:]) != (channels, 1, 1)
@@ -100,6 +103,7 @@ def _unit(
 ) -> tuple[Tensor, Tensor, Tensor]:
     extension = required_kernels("separable_unit", x)
     x = x.contiguous(memory_format=torch.channels_last)
+    _check_output(x, depthwise, stride, padding, dilation)
     y = _empty_output(x, depthwise, pointwise, stride, padding, dilation)
     mean, squares = (x.new_empty(y.shape[1] if statistics else 0) for _ in range(2))
     tensors = [t if t is None else t.contiguous() for t in (in_scale, in_shift)]
@@ -203,15 +207,25 @@ def _empty_output(
     dilation: Sequence[int],
 ) -> Tensor:
     kernel = (1, 1) if depthwise is None else depthwise.shape[2:]
-    height, width = (
-        (x.shape[2 + i] + padding[2 * i] + padding[2 * i + 1] - dilation[i] * (kernel[i] - 1) - 1)
-        // stride[i]
-        + 1
-        for i in range(2)
-    )
+    size = output_size(x, kernel, stride, padding, dilation)
     channels = x.shape[1] if pointwise is None else pointwise.shape[0]
-    shape = (x.shape[0], channels, height, width)
+    shape = (x.shape[0], channels, *size)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _check_output(
+    x: Tensor,
+    depthwise: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> None:
+    kernel = (1, 1) if depthwise is None else depthwise.shape[2:]
+    if min(output_size(x, kernel, stride, padding, dilation)) < 1:
+        raise ValueError(
+            f"x of {tuple(x.shape[2:])} pixels with padding {list(padding)} is smaller than the "
+            f"depthwise kernel {tuple(kernel)} with dilation {list(dilation)}"
+        )
 
 
 def _empty_gradients(
