@@ -79,3 +79,13 @@ def test_probabilities_are_undone_wherever_they_come_from(
     model = keras.Model(x, keras.Sequential([layers.Dense(3), *last])(y))
     found = parity_of(model, tmp_path / "outer.keras")
     assert found.is_good and found.largest > 1e-4
+
+
+def test_preprocessing_written_as_arithmetic_is_rebuilt(inner: Any, tmp_path: Path) -> None:
+    """Inside a model `preprocess_input` is saved as TrueDivide and Subtract: no layers."""
+    import keras
+
+    x = keras.Input((32, 32, 3))
+    scaled = keras.applications.xception.preprocess_input(x)
+    found = parity_of(keras.Model(x, inner(scaled)), tmp_path / "outer.keras")
+    assert found.is_good and found.float64 < 1e-12 < found.largest

@@ -214,7 +214,7 @@ class Chooser:
         if reasons and not found:
             self._note = f"float32 instead of int8: {'; '.join(reasons)}"
             if warn:
-                warnings.warn(self._note, stacklevel=5)
+                warnings.warn(self._note, stacklevel=4)  # of `optimize`
         return found
 
     def _lost(self, runtime: Runtime, data: Calibration) -> float:

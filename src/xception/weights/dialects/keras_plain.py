@@ -14,6 +14,8 @@ from xception.weights.dialects.keras_activation import activation_text
 
 _MODULES = {"Functional": "keras.src.models.functional", "Model": "keras", "Sequential": "keras"}
 _MODELS = frozenset(_MODULES)
+# Arithmetic written in a model's definition, as that of preprocess_input, is saved as these.
+_ARITHMETIC = frozenset(("Add", "Divide", "Multiply", "Subtract", "TrueDivide"))
 _ACTIVATIONS = ("activation", "recurrent_activation")
 MAX_DEPTH = 60  # a model within a model takes some 8
 
@@ -35,7 +37,7 @@ def _layer(entry: Mapping[str, Any], depth: int) -> dict[str, Any]:
         if name in entry
     }
     if "module" in kept:  # where Keras would import the class from
-        kept["module"] = _MODULES.get(entry["class_name"], "keras.layers")
+        kept["module"] = _module(entry)
         kept["registered_name"] = None
     if "inbound_nodes" in entry:
         kept["inbound_nodes"] = _without_training(entry["inbound_nodes"], depth)
@@ -48,6 +50,14 @@ def _layer(entry: Mapping[str, Any], depth: int) -> dict[str, Any]:
         if is_model:
             kept["config"]["layers"] = [_layer(layer, depth + 1) for layer in config["layers"]]
     return kept
+
+
+def _module(entry: Mapping[str, Any]) -> str:
+    """One of a few fixed names; the file only tells arithmetic from the layer of that name."""
+    name = entry["class_name"]
+    if name in _ARITHMETIC and str(entry["module"]).startswith("keras.src.ops"):
+        return "keras.src.ops.numpy"
+    return _MODULES.get(name, "keras.layers")
 
 
 def _settings(config: Mapping[str, Any], depth: int) -> dict[str, Any]:
