@@ -85,6 +85,6 @@ def test_a_missing_runtime_is_one_line(
     monkeypatch.setattr("xception.export.requirements.find_spec", lambda name: None)
     assert main(["predict", str(model_file), str(pictures), "--runtime", "openvino"]) == 1
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("xception: error: runtime openvino needs onnx and ")
+    assert out == "" and err.startswith("xception: error: runtime openvino needs onnx, ")
     assert err.endswith(': pip install "xception[export]"\n')
     assert main(["predict", str(model_file), str(pictures), "--runtime", "tvm"]) == 2

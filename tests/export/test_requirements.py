@@ -15,7 +15,9 @@ def test_what_is_there_is_enough() -> None:
 
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(XceptionError) as caught:
-        require("an ONNX file", "torch", "no_such", "nor_this")
+        require("an ONNX file", "torch", "no_such", "nor_this", "nor_that")
     assert str(caught.value) == (
-        'an ONNX file needs no_such and nor_this: pip install "xception[export]"'
+        'an ONNX file needs no_such, nor_this and nor_that: pip install "xception[export]"'
     )
+    with pytest.raises(XceptionError, match="needs no_such: pip"):
+        require("an ONNX file", "torch", "no_such")

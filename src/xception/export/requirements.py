@@ -18,4 +18,6 @@ def require(purpose: str, *packages: str) -> None:
     """Raise XceptionError, which says what `purpose` needs, unless all packages are installed."""
     missing = [package for package in packages if not is_installed(package)]
     if missing:
-        raise XceptionError(f"{purpose} needs {' and '.join(missing)}: {EXTRA}")
+        *first, last = missing
+        named = f"{', '.join(first)} and {last}" if first else last
+        raise XceptionError(f"{purpose} needs {named}: {EXTRA}")

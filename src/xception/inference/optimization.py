@@ -85,7 +85,11 @@ def optimize(
     if precision != "fp32" and calibration is not None:
         data = read_calibration(calibration, network.in_channels, sides)
     if precision != "fp32":
-        _check_int8(precision, data, runtimes, output, network)
+        _check_int8(network, output, precision, data)
+    if precision == "int8" and runtimes == ["torch"]:
+        if runtime == "auto" and next(network.parameters()).device.type == "cpu":
+            require_runtime("onnxruntime")  # which says how to get it
+        raise UsageError("precision 'int8' needs runtime 'onnxruntime' or 'openvino', on the CPU")
     frozen = fold_batch_norm(network).float().to(memory_format=torch.channels_last)
     whole = NetworkOutput(frozen, output).eval()
     exports = Exports(whole, sides, data, ExportCache(cache))
@@ -109,22 +113,12 @@ def _runtimes(runtime: str, device: torch.device) -> list[Runtime]:
 
 
 def _check_int8(
-    precision: str,
-    data: Calibration | None,
-    runtimes: list[Runtime],
-    output: Output,
-    network: Classifier,
+    network: Classifier, output: Output, precision: str, data: Calibration | None
 ) -> None:
     if output != "logits" or network.num_classes < 2:
         raise UsageError("int8 is judged by classes: it needs output 'logits' and two classes")
-    if precision == "auto":
-        return
-    if data is None:
+    if precision == "int8" and data is None:
         raise UsageError("precision 'int8' needs calibration=, some hundred prepared pictures")
-    if runtimes == ["torch"]:
-        if next(network.parameters()).device.type == "cpu":
-            require_runtime("onnxruntime")
-        raise UsageError("precision 'int8' needs runtime 'onnxruntime' or 'openvino', on the CPU")
 
 
 class OptimizedModel:
