@@ -113,12 +113,10 @@ def test_versions() -> None:
 
 
 def test_names() -> None:
-    check_runtime("auto", auto=True)
+    check_runtime("auto")
     check_runtime("openvino")
-    with pytest.raises(UsageError, match="one of torch, onnxruntime, openvino, got 'auto'"):
-        check_runtime("auto")
     with pytest.raises(UsageError, match="one of auto, torch, onnxruntime, openvino, got 'tvm'"):
-        check_runtime("tvm", auto=True)
+        check_runtime("tvm")
 
 
 def test_a_road_in_one_line() -> None:

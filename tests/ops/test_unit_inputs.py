@@ -208,3 +208,18 @@ def test_a_picture_smaller_than_the_kernel_is_refused(
     unit = make_unit((1, 3, *sides), 4, (3, 3), dilation=2, padding=(1, 0, 0, 1))
     with pytest.raises(ValueError, match=r"x of .* is smaller than the depthwise kernel \(3, 3\)"):
         unit.call()
+
+
+@pytest.mark.parametrize("distance", [3.3, 1e3])
+def test_variance_beside_a_far_first_pixel(instruction_set: str, distance: float) -> None:
+    """All other values are equal: what is lost in summing them cannot average out."""
+    x = torch.full((1, 32, 1, 500), 0.1)
+    x[..., 0] += (
+        distance * torch.rand(32, generator=torch.Generator().manual_seed(0)).add(1.0)[:, None]
+    )
+    _, mean, var = separable_unit(x, None, None, None, None)
+    wide = x.double()
+    expected = wide.var((0, 2, 3), correction=0)
+    torch.testing.assert_close(var.double(), expected, rtol=1e-5, atol=0)
+    off_by = (mean.double() - wide.mean((0, 2, 3))).abs()
+    assert (off_by / expected.sqrt()).max() < 1e-5  # what a normalized value is off by

@@ -232,3 +232,14 @@ def test_a_forked_worker_does_not_hang(
     )
     for index, found in enumerate(loader):
         assert torch.equal(found, expected * (index + 1))
+
+
+def test_turned_off_between_forward_and_backward(
+    instruction_sets: list[str], make_unit: Callable[..., Any]
+) -> None:
+    tensors = leaves(make_unit((2, 33, 9, 8), 40, (3, 3)))
+    expected = torch.autograd.grad(total(*tensors), tensors)
+    loss = total(*tensors)
+    set_kernels("off")
+    for ours, before in zip(torch.autograd.grad(loss, tensors), expected):
+        assert torch.equal(ours, before)

@@ -80,7 +80,7 @@ def quantize_openvino(source: Path, target: Path, calibration: Sequence[Tensor])
 
 
 def has_vnni() -> bool:
-    """Whether 8-bit products are summed in 32 bits here: VNNI on x86; elsewhere taken as given."""
+    """Whether 8-bit products are summed in 32 bits here: VNNI on x86, any ARM; False if unsaid."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

@@ -32,6 +32,7 @@ from xception.inference.runtimes import (
     TorchRun,
     version_of,
 )
+from xception.ops import describe_kernels
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ _TORCH: Candidate = ("torch", "fp32")
 class Chooser:
     """Chooses among `runtimes` for one network at one size.
 
-    whole: the network in eval mode, folded, channels last, float32
+    whole: the network in eval mode as torch runs it, channels last, float32
     precision: "int8" leaves float32 out where int8 is accepted; "auto" measures both
     calibration: for int8; None leaves it out
     max_loss: accuracy that int8 may lose on it, 0..1
@@ -235,7 +236,8 @@ class Chooser:
 
 def _machine() -> tuple[object, ...]:
     """What decides, besides network and versions, which is fastest and what int8 gives."""
-    return (platform.machine(), cpu_name(), os.cpu_count(), torch.get_num_threads())
+    threads = torch.get_num_threads()
+    return (platform.machine(), cpu_name(), os.cpu_count(), threads, describe_kernels())
 
 
 def _label(candidate: Candidate) -> str:

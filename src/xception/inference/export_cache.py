@@ -108,7 +108,7 @@ class ExportCache:
             reason = (error.strerror or str(error)).lower()
             raise XceptionError(
                 f"{self.folder}: exports cannot be kept there ({reason}); make room, or set "
-                "XDG_CACHE_HOME to a folder that can be written"
+                "XCEPTION_CACHE (or give cache=) to a folder that can be written"
             ) from None
 
     def _choice(self, key: str) -> Path:

@@ -9,6 +9,7 @@ Exports and choices are kept, see export_cache.py.
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from collections.abc import Iterable
@@ -36,6 +37,7 @@ from xception.inference.runtimes import (
     require_runtime,
 )
 from xception.models import Classifier, Preprocessing
+from xception.ops import can_use_kernels
 
 BORROWED = 2  # batches of a second kind that the road of the first takes, before it is measured
 
@@ -72,7 +74,7 @@ def optimize(
     Raises XceptionError where the runtime is not installed or the cache cannot be written,
     UsageError for arguments that do not fit each other, ModelFileError for the model's file.
     """
-    check_runtime(runtime, auto=True)
+    check_runtime(runtime)
     check_output(output)
     if precision not in ("auto", *get_args(Precision)):
         raise UsageError(f"precision must be one of fp32, int8, auto, got {precision!r}")
@@ -93,9 +95,21 @@ def optimize(
     frozen = fold_batch_norm(network).float().to(memory_format=torch.channels_last)
     whole = NetworkOutput(frozen, output).eval()
     exports = Exports(whole, sides, data, ExportCache(cache))
+    by_torch = NetworkOutput(_for_torch(network, frozen), output).eval()
     return OptimizedModel(
-        whole, sides, Chooser(whole, exports, runtimes, precision, data, max_loss)
+        whole, sides, Chooser(by_torch, exports, runtimes, precision, data, max_loss)
     )
+
+
+def _for_torch(network: Classifier, folded: Classifier) -> Classifier:
+    """The copy that torch runs: whole where the compiled kernels apply normalization in passing.
+
+    They take blocks as they were built; of a folded one torch's own layers would be called.
+    """
+    if not can_use_kernels(next(folded.parameters())):
+        return folded
+    copied = copy.deepcopy(network).eval().requires_grad_(False)
+    return copied.to(torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _runtimes(runtime: str, device: torch.device) -> list[Runtime]:

@@ -81,7 +81,7 @@ class Runner:
         else:
             self.network = as_network(model, device)
             self._runtime = runtime or ("torch" if isinstance(model, Classifier) else "auto")
-            check_runtime(self._runtime, auto=True)
+            check_runtime(self._runtime)
             if self._runtime != "auto":
                 require_runtime(self._runtime)
         self._whole = NetworkOutput(self.network, output)

@@ -61,9 +61,9 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
-def check_runtime(runtime: str, *, auto: bool = False) -> None:
-    """Raise UsageError for an unknown name; "auto" is one if `auto`."""
-    names = (*(("auto",) if auto else ()), *get_args(Runtime))
+def check_runtime(runtime: str) -> None:
+    """Raise UsageError unless it is "auto" or a runtime's name."""
+    names = ("auto", *get_args(Runtime))
     if runtime not in names:
         raise UsageError(f"runtime must be one of {', '.join(names)}, got {runtime!r}")
 

@@ -76,14 +76,19 @@ def describe_kernels() -> str:
     return f"{active_name()} (of {names}), threads: {_extension.threading_name()}"
 
 
-def required_kernels(operator: str, x: torch.Tensor) -> ModuleType:
-    """For an operator's own body; raises RuntimeError where the kernels cannot compute it."""
-    if _active is None or x.dtype != torch.float32 or x.device.type != "cpu":
+def required_kernels(operator: str, x: torch.Tensor, has_begun: bool = False) -> ModuleType:
+    """For an operator's own body; raises RuntimeError where the kernels cannot compute it.
+
+    has_begun: what is asked for is the way back of something that the kernels computed, so whether
+        they were turned off since has no say
+    """
+    found = _extension if has_begun else _active
+    if found is None or x.dtype != torch.float32 or x.device.type != "cpu":
         raise RuntimeError(
             f"torch.ops.xception.{operator} computes float32 on a CPU with the compiled kernels "
             f"alone; call xception.ops.{operator}, which knows other ways"
         )
-    return _active
+    return found
 
 
 def address(tensor: torch.Tensor | None) -> int:

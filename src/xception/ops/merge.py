@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from xception.ops import reference
 from xception.ops.geometry import output_size
@@ -40,16 +40,29 @@ def merge(
 
     Raises ValueError naming the argument when shapes do not fit together.
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}")
-    _check_pool(y, pool)
-    _check_shapes(y, scale, shift, skip, skip_scale, skip_shift, pool)
+    _check(y, scale, shift, skip, skip_scale, skip_shift, pool, activation)
     arguments = (y, scale, shift, skip, skip_scale, skip_shift, list(pool), activation)
     is_served = y.numel() > 0 and _is_served(y, pool)
     if is_served and can_use_kernels(y, scale, shift, skip, skip_scale, skip_shift):
         out, _ = torch.ops.xception.merge(*arguments)
         return out
     return reference.merge(*arguments)
+
+
+def _check(
+    y: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    skip: Tensor | None,
+    skip_scale: Tensor | None,
+    skip_shift: Tensor | None,
+    pool: Sequence[int],
+    activation: str,
+) -> None:
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}")
+    _check_pool(y, pool)
+    _check_shapes(y, scale, shift, skip, skip_scale, skip_shift, pool)
 
 
 def _check_pool(y: Tensor, pool: Sequence[int]) -> None:
@@ -136,7 +149,7 @@ def _shape(y: Tensor, out: Tensor, pool: Sequence[int], activation: str) -> list
     return [n, h, w, c, out.shape[2], out.shape[3], *top_left, ACTIVATIONS.index(activation)]
 
 
-@torch.library.custom_op("xception::merge", mutates_args=())
+@library.custom_op("xception::merge", mutates_args=())
 def _merge(
     y: Tensor,
     scale: Tensor,
@@ -148,6 +161,10 @@ def _merge(
     activation: str,
 ) -> tuple[Tensor, Tensor]:
     extension = required_kernels("merge", y)
+    # Once more, since the operator can be called by its registered name as well.
+    _check(y, scale, shift, skip, skip_scale, skip_shift, pool, activation)
+    if not _is_served(y, pool):
+        raise ValueError(f"pool {pool} is not served by the kernels; call xception.ops.merge")
     y = y.contiguous(memory_format=torch.channels_last)
     skip = None if skip is None else skip.contiguous(memory_format=torch.channels_last)
     out, winners = _empty_outputs(y, pool)
@@ -175,7 +192,7 @@ def _merge_fake(
     return _empty_outputs(y, pool)
 
 
-@torch.library.custom_op("xception::merge_backward", mutates_args=())
+@library.custom_op("xception::merge_backward", mutates_args=())
 def _merge_backward(
     grad_out: Tensor,
     out: Tensor | None,
@@ -189,7 +206,7 @@ def _merge_backward(
     needs_skip: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of y, scale, shift, skip, skip_scale and skip_shift; empty where not wanted."""
-    extension = required_kernels("merge", y)
+    extension = required_kernels("merge", y, has_begun=True)
     grad_out, y = (t.contiguous(memory_format=torch.channels_last) for t in (grad_out, y))
     # What was saved may come back in another form: hooks of saved tensors copy as they like.
     out, skip = (

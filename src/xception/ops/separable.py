@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from xception.ops import reference
 from xception.ops.geometry import four_sides, two_sides
@@ -94,7 +94,7 @@ def _check_shapes(x: Tensor, depthwise: Tensor, pointwise: Tensor, bias: Tensor 
         raise ValueError(f"bias must be ({pointwise.shape[0]},), got {tuple(bias.shape)}")
 
 
-@torch.library.custom_op("xception::separable_conv2d", mutates_args=())
+@library.custom_op("xception::separable_conv2d", mutates_args=())
 def _operator(
     x: Tensor,
     depthwise: Tensor,
@@ -128,7 +128,7 @@ def _fake(
     return torch.empty_like(out, memory_format=torch.channels_last)
 
 
-@torch.library.custom_op("xception::separable_conv2d_backward", mutates_args=())
+@library.custom_op("xception::separable_conv2d_backward", mutates_args=())
 def _backward_operator(
     grad_out: Tensor,
     x: Tensor,
@@ -190,7 +190,7 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _operator.register_autograd(_backward, setup_context=_setup_context)
-_library = torch.library.Library("xception", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library = library.Library("xception", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def _autocast(device_type: str) -> None:
@@ -226,9 +226,7 @@ def _autocast(device_type: str) -> None:
                 dilation,
             )
 
-    torch.library.impl(_library, "separable_conv2d", f"Autocast{device_type.upper()}")(
-        cast_and_call
-    )
+    library.impl(_library, "separable_conv2d", f"Autocast{device_type.upper()}")(cast_and_call)
 
 
 _autocast("cpu")

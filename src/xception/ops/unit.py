@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from xception.ops import reference
 from xception.ops.geometry import four_sides, output_size, two_sides
@@ -52,11 +52,11 @@ def separable_unit(
     Raises ValueError naming the argument when shapes do not fit together.
     """
     geometry = (two_sides(stride, "stride"), four_sides(padding), two_sides(dilation, "dilation"))
-    _check(x, in_scale, in_shift, activation, depthwise, pointwise)
     arguments = (x, in_scale, in_shift, activation, depthwise, pointwise, *geometry, statistics)
     has_outputs = x.numel() > 0 and (pointwise is None or pointwise.shape[0] > 0)
     if has_outputs and can_use_kernels(x, in_scale, in_shift, depthwise, pointwise):
-        return torch.ops.xception.separable_unit(*arguments)
+        return torch.ops.xception.separable_unit(*arguments)  # which checks as well
+    _check(x, in_scale, in_shift, activation, depthwise, pointwise)
     return reference.separable_unit(*arguments)
 
 
@@ -88,7 +88,7 @@ def _check(
         raise ValueError(f"pointwise must be (O, {channels}, 1, 1), got {tuple(pointwise.shape)}")
 
 
-@torch.library.custom_op("xception::separable_unit", mutates_args=())
+@library.custom_op("xception::separable_unit", mutates_args=())
 def _unit(
     x: Tensor,
     in_scale: Tensor | None,
@@ -102,6 +102,7 @@ def _unit(
     statistics: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     extension = required_kernels("separable_unit", x)
+    _check(x, in_scale, in_shift, activation, depthwise, pointwise)
     x = x.contiguous(memory_format=torch.channels_last)
     _check_output(x, depthwise, stride, padding, dilation)
     y = _empty_output(x, depthwise, pointwise, stride, padding, dilation)
@@ -130,12 +131,13 @@ def _unit_fake(
     dilation: list[int],
     statistics: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    _check(x, in_scale, in_shift, activation, depthwise, pointwise)
     y = _empty_output(x, depthwise, pointwise, stride, padding, dilation)
     count = y.shape[1] if statistics else 0
     return y, x.new_empty(count), x.new_empty(count)
 
 
-@torch.library.custom_op("xception::separable_unit_backward", mutates_args=())
+@library.custom_op("xception::separable_unit_backward", mutates_args=())
 def _unit_backward(
     grad_y: Tensor,
     grad_mean: Tensor | None,
@@ -154,7 +156,7 @@ def _unit_backward(
     needs_x: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, in_scale, in_shift, depthwise and pointwise; empty where there is no such."""
-    extension = required_kernels("separable_unit", x)
+    extension = required_kernels("separable_unit", x, has_begun=True)
     x, y, grad_y = (t.contiguous(memory_format=torch.channels_last) for t in (x, y, grad_y))
     results = _empty_gradients(x, in_scale, in_shift, depthwise, pointwise)
     scale, shift = (t if t is None else t.contiguous() for t in (in_scale, in_shift))

@@ -98,82 +98,72 @@ inline void filter_panel(const ForwardPlan& plan, const Tile& tile, int panel, F
   }
 }
 
-// Sums of a panel's channels as it is written: of distances from the tile's first pixel, so that
-// nothing is lost where the mean is large, and of their squares.
-struct PanelSums {
-  Vector pivot[kPanelVectors], sum[kPanelVectors], squares[kPanelVectors];
-  explicit PanelSums(const float* first_pixel) {
-    for (int v = 0; v < kPanelVectors; ++v) {
-      pivot[v] = load(first_pixel + v * kLanes);
-      sum[v] = squares[v] = Vector{};
+// Mean of each channel of block[pixels][32], and the sum of squared distances from it.
+//
+// Some pixels at a time: first how far their mean lies from the first of them, then the distances
+// from that mean. So nothing is lost where the mean is large (values are never summed themselves)
+// or one pixel lies far off (squares are never subtracted). Groups are merged as tiles are (Chan).
+inline void panel_statistics(const float* block, int pixels, float* mean, float* squares) {
+  constexpr int kGroup = 64;
+  for (int lane = 0; lane < kPanel; lane += kLanes) {
+    Vector total_mean{}, total_squares{};
+    for (int first = 0; first < pixels; first += kGroup) {
+      const int count = std::min(kGroup, pixels - first);
+      const float* from = block + static_cast<size_t>(first) * kPanel + lane;
+      const float seen = static_cast<float>(first), own = static_cast<float>(count);
+      const Vector pivot = load(from);
+      Vector sum{}, sum_of_squares{};
+      for (int m = 0; m < count; ++m) sum += load(from + m * kPanel) - pivot;
+      const Vector from_pivot = sum * broadcast(1.0f / own);
+      for (int m = 0; m < count; ++m) {
+        const Vector distance = (load(from + m * kPanel) - pivot) - from_pivot;
+        sum_of_squares += distance * distance;
+      }
+      const Vector delta = (pivot - total_mean) + from_pivot;
+      total_mean += delta * broadcast(own / (seen + own));
+      total_squares += sum_of_squares + delta * delta * broadcast(seen * own / (seen + own));
     }
+    store(mean + lane, total_mean);
+    store(squares + lane, total_squares);
   }
-  XCEPTION_INLINE void add(int v, Vector value) {
-    const Vector distance = value - pivot[v];
-    sum[v] += distance;
-    squares[v] += distance * distance;
-  }
-  void store_statistics(int pixels, float* mean, float* squares_about_mean) const {
-    const Vector share = broadcast(1.0f / static_cast<float>(pixels));
-    for (int v = 0; v < kPanelVectors; ++v) {
-      store(mean + v * kLanes, pivot[v] + sum[v] * share);
-      const Vector about_mean = squares[v] - sum[v] * sum[v] * share;
-      store(squares_about_mean + v * kLanes, Vector{} > about_mean ? Vector{} : about_mean);
-    }
-  }
-};
+}
 
 // Write one panel of y from block[pixels][32], and the tile's mean and squares of each channel.
 inline void finish_panel(const ForwardPlan& plan, const Tile& tile, int64_t index, int panel,
                          const float* block) {
   const UnitShape& s = plan.s;
   const int channels = channels_in(s.o, panel);
-  PanelSums sums(block);
   const float* from = block;
   for (int64_t i = 0; i < tile.pictures; ++i)
     for (int64_t r = 0; r < tile.rows; ++r) {
       const int64_t pixel =
           ((tile.first_picture + i) * s.p + tile.row + r) * s.q + tile.column;
       float* to = plan.a.y + pixel * s.o + int64_t{panel} * kPanel;
-      if (channels == kPanel && plan.past_caches) {
-        for (int64_t column = 0; column < tile.columns; ++column, from += kPanel, to += s.o)
-          for (int v = 0; v < kPanelVectors; ++v) {
-            const Vector value = load(from + v * kLanes);
-            store_past_caches(to + v * kLanes, value);
-            sums.add(v, value);
+      for (int64_t column = 0; column < tile.columns; ++column, from += kPanel, to += s.o)
+        for (int lane = 0; lane < kPanel; lane += kLanes) {
+          if (channels == kPanel && plan.past_caches) {
+            store_past_caches(to + lane, load(from + lane));
+          } else {
+            store_of_panel(to, lane, channels, load(from + lane));
           }
-      } else if (channels == kPanel) {
-        for (int64_t column = 0; column < tile.columns; ++column, from += kPanel, to += s.o)
-          for (int v = 0; v < kPanelVectors; ++v) {
-            const Vector value = load(from + v * kLanes);
-            store(to + v * kLanes, value);
-            sums.add(v, value);
-          }
-      } else {
-        for (int64_t column = 0; column < tile.columns; ++column, from += kPanel, to += s.o)
-          for (int v = 0; v < kPanelVectors; ++v) {
-            const Vector value = load(from + v * kLanes);
-            store_of_panel(to, v * kLanes, channels, value);
-            sums.add(v, value);
-          }
-      }
+        }
     }
   if (!plan.a.mean) return;
   const size_t place = (static_cast<size_t>(index) * plan.output_panels + panel) * kPanel;
-  sums.store_statistics(tile.pixels(), plan.means + place, plan.squares + place);
+  panel_statistics(block, tile.pixels(), plan.means + place, plan.squares + place);
 }
 
-// The pixels of x that a tile reads, whole rows of them.
-inline void prefetch_tile(const ForwardPlan& plan, int64_t index, Prefetcher& prefetcher) {
+// For the pixels of x that a tile reads, whole rows of them; for nothing where caches hold it all.
+inline Prefetcher prefetch_tile(const ForwardPlan& plan, int64_t index, size_t calls) {
   const UnitShape& s = plan.s;
-  if (!plan.past_caches || index >= plan.tiling.count()) return;
+  if (!plan.past_caches || index >= plan.tiling.count()) return {};
   const Tile tile = tile_at(plan.tiling, s, index);
   const int64_t first = std::max<int64_t>(tile.row * s.stride_h - s.pad_top, 0);
   const int64_t last = std::min((tile.row + tile.rows - 1) * s.stride_h + span_h(s) + 1, s.h);
-  if (last <= first) return;
+  if (last <= first) return {};
   const int64_t pictures = tile.pictures - 1;  // before the last one, whole
-  prefetcher.add(plan.a.x + (tile.first_picture * s.h + first) * s.w * s.c,
-                 static_cast<size_t>((pictures * s.h + last - first) * s.w * s.c));
+  return {plan.a.x + (tile.first_picture * s.h + first) * s.w * s.c,
+          static_cast<size_t>((pictures * s.h + last - first) * s.w * s.c), calls};
 }
 
 inline bool forward_part(const ForwardPlan& plan, int64_t part) {
@@ -205,10 +195,9 @@ inline bool forward_part(const ForwardPlan& plan, int64_t part) {
   for (int panel = 0; panel < plan.input_panels; ++panel)
     filter_panel(plan, tile, panel, fill, window, left + panel * pixels * kPanel);
   const size_t weight_floats = static_cast<size_t>(plan.input_panels) * kPanel * kPanel;
-  Prefetcher prefetcher;
-  prefetch_tile(plan, index + std::max(1, plan.a.threads / plan.groups), prefetcher);
-  prefetcher.spread_over((last - first) *
-                         blocks_of_product(static_cast<int>(pixels), depth_of(s.c)));
+  Prefetcher prefetcher = prefetch_tile(
+      plan, index + std::max(1, plan.a.threads / plan.groups),
+      (last - first) * blocks_of_product(static_cast<int>(pixels), depth_of(s.c)));
   for (int panel = first; panel < last; ++panel) {
     multiply(left, static_cast<int>(pixels), pixels, plan.weights + panel * weight_floats,
              depth_of(s.c), block, prefetcher);
