@@ -158,7 +158,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     cache = ExportCache(tmp_path / "file")
     for use in (lambda: cache.entry("key", Builder()), lambda: cache.remember("key", {})):
         with pytest.raises(
-            XceptionError, match=r"file: exports cannot be kept there .*XCEPTION_CACHE"
+            XceptionError, match=r"file: exports cannot be .*XCEPTION_CACHE"
         ):
             use()
     assert cache.recall("key") is None
