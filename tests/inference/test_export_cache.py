@@ -157,9 +157,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cache = ExportCache(tmp_path / "file")
     for use in (lambda: cache.entry("key", Builder()), lambda: cache.remember("key", {})):
-        with pytest.raises(
-            XceptionError, match=r"file: exports cannot be .*XCEPTION_CACHE"
-        ):
+        with pytest.raises(XceptionError, match=r"file: exports cannot be .*XCEPTION_CACHE"):
             use()
     assert cache.recall("key") is None
 
