@@ -62,6 +62,23 @@ inline int taps_of_output(const MergeShape& s, int64_t picture, int64_t row, int
   return count;
 }
 
+// Ask for what the pool's next windows in a row will read: rows of the picture are far apart, which
+// the machine's own prefetching does not follow.
+XCEPTION_INLINE void prefetch_windows(const MergeShape& s, const float* y, int64_t picture, int64_t row,
+                             int64_t column) {
+  constexpr int64_t kFloatsAhead = 512;
+  const int64_t ahead = divided(kFloatsAhead, s.stride_w * s.c);
+  const int64_t x = (column + ahead) * s.stride_w - s.pad_left;
+  if (x < 0 || x >= s.w) return;
+  const int64_t floats = std::min<int64_t>(s.stride_w, s.w - x) * s.c;
+  for (int ky = 0; ky < s.kernel_h; ++ky) {
+    const int64_t below = row * s.stride_h - s.pad_top + int64_t{ky} * s.dilation_h;
+    if (below < 0 || below >= s.h) continue;
+    const float* from = y + ((picture * s.h + below) * s.w + x) * s.c;
+    for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(from + i);
+  }
+}
+
 // One axis of a pool, seen from a pixel of y: the outputs that it may be the maximum of.
 struct Reach {
   int64_t output[9];
@@ -111,7 +128,11 @@ void merge_rows(const MergeArguments& a, int64_t first, int64_t last) {
   for (int64_t row = first; row < last; ++row)
     for (int64_t q = 0; q < s.q; ++q) {
       const int64_t place = (row * s.q + q) * s.c;
-      const int count = a.winners ? taps_of_output(s, row / s.p, row % s.p, q, taps) : 0;
+      int count = 0;
+      if (a.winners) {
+        prefetch_windows(s, a.y, row / s.p, row % s.p, q);
+        count = taps_of_output(s, row / s.p, row % s.p, q, taps);
+      }
       for_lanes(s.c, [&](Lanes lanes) {
         const Vector scale = lanes.load(a.scale), shift = lanes.load(a.shift);
         Vector value;

@@ -73,13 +73,23 @@ XCEPTION_INLINE Vector broadcast(float value) { return value - Vector{}; }
 
 // The first `count` of a vector's floats; the others read as zero. count < kLanes.
 XCEPTION_INLINE Vector load_first(const float* from, int count) {
+#if defined(__AVX512F__)
+  const auto lanes = static_cast<__mmask16>((1u << count) - 1);
+  return reinterpret_cast<Vector>(_mm512_maskz_loadu_ps(lanes, from));
+#else
   Vector value{};
   std::memcpy(&value, from, static_cast<size_t>(count) * sizeof(float));
   return value;
+#endif
 }
 
 XCEPTION_INLINE void store_first(float* to, Vector value, int count) {
+#if defined(__AVX512F__)
+  const auto lanes = static_cast<__mmask16>((1u << count) - 1);
+  _mm512_mask_storeu_ps(to, lanes, reinterpret_cast<__m512>(value));
+#else
   std::memcpy(to, &value, static_cast<size_t>(count) * sizeof(float));
+#endif
 }
 
 // Channels `lane`.. of a panel that has `channels` of them in memory (32, or fewer at the end).
@@ -102,7 +112,23 @@ typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
 XCEPTION_INLINE Mask load_bytes(const uint8_t* from, int count = kLanes) {
   Bytes bytes{};
   std::memcpy(&bytes, from, static_cast<size_t>(count));
+  // Compilers widen the bytes of a vector one by one, so where there is an instruction it is named.
+#if defined(__AVX512F__)
+  return reinterpret_cast<Mask>(_mm512_maskz_cvtepu8_epi32(0xffff, reinterpret_cast<__m128i>(bytes)));
+#elif defined(__AVX2__)
+  uint64_t eight;
+  std::memcpy(&eight, &bytes, sizeof eight);
+  return reinterpret_cast<Mask>(
+      _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(eight))));
+#elif defined(__SSE2__)
+  int four;
+  std::memcpy(&four, &bytes, sizeof four);
+  const __m128i zero = _mm_setzero_si128();
+  const __m128i words = _mm_unpacklo_epi8(_mm_cvtsi32_si128(four), zero);
+  return reinterpret_cast<Mask>(_mm_unpacklo_epi16(words, zero));
+#else
   return __builtin_convertvector(bytes, Mask);
+#endif
 }
 
 XCEPTION_INLINE void store_bytes(uint8_t* to, Mask value, int count = kLanes) {
