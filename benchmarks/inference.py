@@ -6,40 +6,41 @@ A tensor goes in and logits come out. The peers are run as their users run them:
 exported by torch.onnx.export for that batch, default sessions; their int8 files are those of their
 own tools. OpenVINO would take bfloat16 where the processor has it, which is no float32: it is asked
 for float32, and measured as it comes beside. Candidates are called in turns, with a pause between,
-in which the threads of the one before come to rest; reported are medians and quartiles, and the
-ratio of the best peer's median to ours. Weights are random: int8 is taken whatever it loses.
+in which the threads of the one before come to rest; reported are medians and quartiles, the ratio
+of the best peer's median to ours, and of our float32 to our int8. The machine's float32 peak is
+measured in every turn. Weights are random: int8 is taken whatever it loses.
 
-Needs `pip install "xception[export]"`. Prints a table and writes benchmarks/results/inference.json.
+Needs `pip install "xception[export]"`. Prints a table and writes benchmarks/results/inference.json;
+another network goes to another file, inference-NAME.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before anything imports ONNX Runtime
 
 import torch
+from fma_peak import FmaPeak
+from record import FOLDER, write
 from torch import Tensor, nn
+from turns import in_turns, summary
 
 import xception
-from xception.environment import describe_environment
 from xception.export import quantize_onnx, quantize_openvino, to_onnx
 from xception.inference.runtimes import version_of
+from xception.models import summarize, totals
 
-RESULTS = Path(__file__).parent / "results" / "inference.json"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
 PAUSE = 0.05  # seconds between two calls
-CALIBRATION = 16  # pictures; any will do where only time is measured
-SIDE = 1024  # of the square matrices whose product says how fast the machine is meanwhile
+CALIBRATION = 16  # pictures at least; any will do where only time is measured
 
 Run = Callable[[Tensor], Any]
 
@@ -112,61 +113,45 @@ def candidates(
     to_onnx(network, dynamic, size=size)
     quantize_openvino(dynamic, ir, calibration)
     kept = network.to(memory_format=torch.channels_last)
-    square = torch.randn(SIDE, SIDE)
 
     def eager(x: Tensor) -> Tensor:
         with torch.inference_mode():
             return kept(x.to(memory_format=torch.channels_last))
+
+    def plain_eager(x: Tensor) -> Tensor:
+        before = xception.set_kernels("off")
+        logits = eager(x)
+        xception.set_kernels(before)
+        return logits
 
     return {
         **ours,
         "onnxruntime fp32": onnxruntime_session(plain, threads),
         "openvino fp32": openvino_model(plain, threads, INFERENCE_PRECISION_HINT="f32"),
         "openvino as it comes": openvino_model(plain, threads),
-        "torch channels_last fp32": eager,
+        "torch channels_last fp32": plain_eager,
+        "torch with our kernels fp32": eager,
         "onnxruntime int8": onnxruntime_session(qdq, threads),
         "openvino int8": openvino_model(ir, threads),
-        "matrix product": lambda x: square @ square,
     }, ours
-
-
-def measure(runs: dict[str, Run], x: Tensor, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each call, in turns; two turns before them are not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(repeats + 2):
-        for name, run in runs.items():
-            time.sleep(PAUSE)
-            began = time.perf_counter()
-            run(x)
-            if turn >= 2:
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
-
-
-def summary(values: list[float]) -> dict[str, float]:
-    first, median, third = statistics.quantiles(values, n=4, method="inclusive")
-    return {
-        "median": round(median, 6),
-        "first_quartile": round(first, 6),
-        "third_quartile": round(third, 6),
-        "least": round(min(values), 6),
-    }
 
 
 def compare(network: nn.Module, size: int, batch: int, arguments: Any) -> dict[str, Any]:
     """All figures of one batch size."""
     torch.manual_seed(1)
     x = torch.randn(batch, network.in_channels, size, size)
-    calibration = [torch.randn(8, *x.shape[1:]) for _ in range(CALIBRATION // 8)]
+    calibration = list(torch.randn(max(CALIBRATION, batch), *x.shape[1:]).split(8))
     with tempfile.TemporaryDirectory() as folder:
         runs, ours = candidates(network, x, calibration, arguments.threads, Path(folder))
         for name, run in ours.items():
             run(x)  # measures, and settles its road
             print(f"batch {batch}, {name}: {run.road}", flush=True)
-        figures = {k: summary(v) for k, v in measure(runs, x, arguments.repeats).items()}
+        peak = FmaPeak(arguments.threads)
+        calls = {name: partial(run, x) for name, run in runs.items()}
+        seconds = in_turns({**calls, "peak": peak.measure}, arguments.repeats, pause=PAUSE)
         roads = {name: str(run.road) for name, run in ours.items()}
-    median = {name: row["median"] for name, row in figures.items()}
-    gflops = 2 * SIDE**3 / median["matrix product"] / 1e9
+    figures = {name: summary(seconds[name]) for name in runs}
+    median = {name: row["median_s"] for name, row in figures.items()}
     ratios = {
         "best peer fp32 / ours fp32": min(median["onnxruntime fp32"], median["openvino fp32"])
         / median["ours fp32"],
@@ -180,15 +165,15 @@ def compare(network: nn.Module, size: int, batch: int, arguments: Any) -> dict[s
         "seconds": figures,
         "roads": roads,
         "ratios": {name: round(value, 4) for name, value in ratios.items()},
-        "matrix_product_gflops": round(gflops, 1),
+        "fma_peak": peak.summary(),
     }
 
 
 def show(result: dict[str, Any]) -> None:
     print(f"\nbatch {result['batch']}{'median ms':>38}{'quartiles':>20}")
     for name, row in result["seconds"].items():
-        quartiles = f"{1000 * row['first_quartile']:.1f}-{1000 * row['third_quartile']:.1f}"
-        print(f"{name:<30}{1000 * row['median']:>16.1f}{quartiles:>20}")
+        quartiles = f"{1000 * row['first_quartile_s']:.1f}-{1000 * row['third_quartile_s']:.1f}"
+        print(f"{name:<30}{1000 * row['median_s']:>16.1f}{quartiles:>20}")
     for name, value in result["ratios"].items():
         print(f"{name:<36}{value:>10.2f}")
 
@@ -200,7 +185,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="result file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     network = make_network(arguments.model)
@@ -208,17 +193,16 @@ def main() -> None:
     for batch in arguments.batches:
         results.append(compare(network, arguments.size, batch, arguments))
         show(results[-1])
+    name = "inference" if arguments.model == "xception" else f"inference-{arguments.model}"
     content = {
-        "unit": "s",
-        "n": arguments.repeats,
+        "rounds": arguments.repeats,
         "model": arguments.model,
         "size": arguments.size,
-        "environment": describe_environment() | {p: version_of(p) for p in PACKAGES},
+        "gflop": round(2 * totals(summarize(network, arguments.size)).macs * 1e-9, 4),  # a picture
         "results": results,
     }
-    arguments.out.parent.mkdir(exist_ok=True)
-    arguments.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    print(f"written: {arguments.out.name}")
+    versions = {package: version_of(package) for package in PACKAGES}
+    write(arguments.out or FOLDER / f"{name}.json", content, versions)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -49,28 +50,65 @@ class PlainBlock(nn.Module):
         return self.pool(self.convs(x)) + self.skip(x)
 
 
-def plain_tiny() -> nn.Module:
-    """`xception_tiny` at 10 classes (291,018 parameters) in plain torch modules."""
+def plain_tiny(width: float = 1) -> nn.Module:
+    """`xception_tiny` at 10 classes (291,018 parameters) in plain torch modules.
+
+    width: factor on the channels of every layer
+    """
+    c = int(32 * width)
     return nn.Sequential(
-        nn.Conv2d(3, 32, 3, padding=1, bias=False),
-        nn.BatchNorm2d(32, eps=1e-3),
+        nn.Conv2d(3, c, 3, padding=1, bias=False),
+        nn.BatchNorm2d(c, eps=1e-3),
         nn.ReLU(inplace=True),
-        PlainBlock(32, [64, 64], pooled=True, first_relu=False),
-        PlainBlock(64, [128, 128], pooled=True, first_relu=True),
-        PlainBlock(128, [128, 128, 128], pooled=False, first_relu=True),
-        PlainBlock(128, [128, 128, 128], pooled=False, first_relu=True),
-        PlainBlock(128, [256, 256], pooled=True, first_relu=True),
+        PlainBlock(c, [2 * c] * 2, pooled=True, first_relu=False),
+        PlainBlock(2 * c, [4 * c] * 2, pooled=True, first_relu=True),
+        PlainBlock(4 * c, [4 * c] * 3, pooled=False, first_relu=True),
+        PlainBlock(4 * c, [4 * c] * 3, pooled=False, first_relu=True),
+        PlainBlock(4 * c, [8 * c] * 2, pooled=True, first_relu=True),
         nn.ReLU(inplace=True),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(256, 10),
+        nn.Linear(8 * c, 10),
     )
 
 
-def timm_xception() -> nn.Module:
-    import timm
+def our_tiny(width: float = 1) -> nn.Module:
+    """`xception_tiny` at 10 classes, its channels multiplied by `width`."""
+    from xception.models import Xception
+    from xception.models.layout import TINY, BlockLayout
 
-    return timm.create_model("legacy_xception")
+    def scaled(blocks: tuple[BlockLayout, ...]) -> tuple[BlockLayout, ...]:
+        return tuple(
+            replace(block, channels=tuple(int(c * width) for c in block.channels))
+            for block in blocks
+        )
+
+    layout = replace(
+        TINY,
+        stem=tuple((int(c * width), stride) for c, stride in TINY.stem),
+        entry=scaled(TINY.entry),
+        middle=scaled(TINY.middle),
+        exit=scaled(TINY.exit),
+    )
+    return Xception(layout, num_classes=10)
+
+
+def from_timm(name: str) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        import timm
+
+        return timm.create_model(name)
+
+    return build
+
+
+def from_torchvision(name: str) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        import torchvision
+
+        return torchvision.models.get_model(name, weights=None)
+
+    return build
 
 
 def our(name: str, **arguments: object) -> Callable[[], nn.Module]:
@@ -88,7 +126,7 @@ CASES: dict[str, tuple[tuple[int, ...], int, Callable[[], nn.Module], dict[str, 
         (8, 3, 299, 299),
         1000,
         our("xception", padding="torch"),
-        {"timm legacy_xception": timm_xception},
+        {"timm legacy_xception": from_timm("legacy_xception")},
     ),
     "tiny-32": (
         (128, 3, 32, 32),

@@ -11,15 +11,14 @@ Ours is what `xception train` runs. Writes benchmarks/results/training_step.json
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import statistics
-import subprocess
 import sys
-from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-RESULTS = Path(__file__).parent / "results" / "training_step.json"
+from record import add_out, write
+from turns import Contender, answer
+
 WARM_UP = 3
 
 
@@ -53,37 +52,42 @@ def work(case: str, contender: str) -> None:
     step = seconds_of_steps(model, shape, classes)
     for _ in range(WARM_UP):
         step()
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        seconds = step()
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        print(seconds, memory, flush=True)
+
+    def respond(_: str) -> tuple[float, int]:
+        return step(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+    answer(respond)
 
 
-def run_case(case: str, rounds: int) -> dict[str, dict[str, float]]:
+def run_case(case: str, rounds: int) -> dict[str, Any]:
+    """All figures of one case; the machine's peak is measured once a round."""
+    import torch
+    from fma_peak import FmaPeak
+
     processes = {}
     for name in contenders(case):
-        command = [sys.executable, __file__, "--worker", case, name]
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-        )
-        assert process.stdout is not None
-        if process.stdout.readline().strip() != "ready":
+        process = Contender([__file__, "--worker", case, name])
+        if process.is_ready:
+            processes[name] = process
+        else:
             print(f"{case}: {name} cannot run here", file=sys.stderr)
-            continue
-        processes[name] = process
+    peak = FmaPeak(torch.get_num_threads())
     seconds: dict[str, list[float]] = {name: [] for name in processes}
     memory: dict[str, float] = {}
     for _ in range(rounds):
-        for name, process in processes.items():
-            assert process.stdin is not None and process.stdout is not None
-            print("step", file=process.stdin, flush=True)
-            taken, peak = process.stdout.readline().split()
-            seconds[name].append(float(taken))
-            memory[name] = float(peak) / 1024
+        peak.measure()
+        for name, process in list(processes.items()):
+            reply = process.ask()
+            if reply is None:
+                print(f"{case}: {name} died", file=sys.stderr)
+                del processes[name], seconds[name]
+                continue
+            taken, kilobytes = reply
+            seconds[name].append(taken)
+            memory[name] = kilobytes / 1024
     for process in processes.values():
-        process.communicate()
-    return {
+        process.close()
+    rows = {
         name: {
             "median_s": round(statistics.median(values), 4),
             "least_s": round(min(values), 4),
@@ -92,6 +96,22 @@ def run_case(case: str, rounds: int) -> dict[str, dict[str, float]]:
         }
         for name, values in seconds.items()
     }
+    return {
+        "contenders": rows,
+        "best_peer_to_ours": show(case, rows),
+        "gflop": round(gflop(case), 2),
+        "fma_peak": peak.summary(),
+    }
+
+
+def gflop(case: str) -> float:
+    """Of a step, by our network: forward, and twice as much backward; a multiply-add counts two."""
+    from peers import CASES
+
+    from xception.models import summarize, totals
+
+    shape, _, ours, _ = CASES[case]
+    return 3 * 2 * totals(summarize(ours(), shape[2])).macs * shape[0] * 1e-9
 
 
 def show(case: str, rows: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -119,22 +139,13 @@ def main() -> None:
     parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    add_out(parser, "training_step")
     arguments = parser.parse_args()
     if arguments.worker:
         work(*arguments.worker)
         return
-    from xception.environment import describe_environment
-
-    result: dict[str, object] = {"rounds": arguments.rounds, "cases": {}}
-    cases = {}
-    for case in arguments.case:
-        rows = run_case(case, arguments.rounds)
-        cases[case] = {"contenders": rows, "best_peer_to_ours": show(case, rows)}
-    result["cases"] = cases
-    result["environment"] = describe_environment()
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"\nwritten: {RESULTS.name}")
+    cases = {case: run_case(case, arguments.rounds) for case in arguments.case}
+    write(arguments.out, {"rounds": arguments.rounds, "cases": cases})
 
 
 if __name__ == "__main__":

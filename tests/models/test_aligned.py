@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from xception.models import create_model, list_models
-from xception.models.aligned import AlignedXception, PreActivatedSeparableConv2d
+from xception.models.aligned import AlignedXception
+from xception.models.aligned_units import PreActivatedSeparableConv2d
 from xception.nn import Conv2dSame
 
 NAMES = ["xception41", "xception65", "xception71", "xception41p", "xception65p"]

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from xception import create_model
+from xception.models.tail import Tail
+from xception.models.xception import XceptionBody
 from xception.ops import set_kernels
 from xception.ops.kernels import usable_names
 
@@ -110,6 +112,16 @@ BLOCKS = [  # network, its settings, block, sides of the block's input
     pytest.param("xception_tiny", {"output_stride": 2}, "exit_flow.0", (9, 8), id="dilated pool"),
     pytest.param("xception_small", {}, "tail", (4, 5), id="tail"),
     pytest.param("xception", {}, "tail", (3, 2), id="tail of two"),
+    pytest.param("xception41", {}, "entry_flow.0", (9, 8), id="aligned, stride"),
+    pytest.param("xception41", {"padding": "keras"}, "entry_flow.1", (7, 6), id="aligned, keras"),
+    pytest.param("xception41", {}, "middle_flow.0", (5, 4), id="aligned, identity skip"),
+    pytest.param(
+        "xception41", {"output_stride": 8}, "middle_flow.0", (5, 4), id="aligned, dilated"
+    ),
+    pytest.param("xception41", {}, "exit_flow.1", (3, 4), id="aligned, inner ReLUs"),
+    pytest.param("xception41p", {}, "entry_flow.0", (9, 8), id="pre-activation, stride"),
+    pytest.param("xception41p", {}, "middle_flow.0", (5, 4), id="pre-activation, identity skip"),
+    pytest.param("xception41p", {}, "exit_flow.1", (3, 4), id="pre-activation, no skip"),
 ]
 
 
@@ -127,12 +139,16 @@ def test_one_block(
     block = warmed_up(name, (2, 3, 71, 71), **settings).get_submodule(path)
     channels = next(m for m in block.modules() if isinstance(m, nn.Conv2d)).in_channels
     x = torch.randn(2, channels, *sides, generator=torch.Generator().manual_seed(3))
-    assert "merge" in operators(copy.deepcopy(block), x)
+    assert "separable_unit" in operators(copy.deepcopy(block), x)
     exact = results(block, x, torch.float64, training=training)
     found = results(block, x, torch.float32, training=training)
     assert largest_error(found.out, exact.out) <= BLOCK
+    largest = max(gradient.abs().max() for gradient in exact.gradients.values())
     for key, gradient in exact.gradients.items():
-        assert largest_error(found.gradients[key], gradient) <= BLOCK, key
+        if gradient.abs().max() < 1e-12 * largest:  # an offset that the next normalization undoes
+            assert found.gradients[key].abs().max() <= BLOCK * largest, key
+        else:
+            assert largest_error(found.gradients[key], gradient) <= BLOCK, key
     for key, buffer in exact.buffers.items():
         assert largest_error(found.buffers[key], buffer) <= BLOCK, key
 
@@ -147,6 +163,8 @@ NETWORKS = [
     pytest.param("xception_small", {}, (4, 3, 28, 31), id="small"),
     pytest.param("xception_small", {"residual": False}, (4, 3, 28, 32), id="no-residual"),
     pytest.param("mini_xception", {"in_channels": 1}, (4, 1, 48, 47), id="mini"),
+    pytest.param("xception41", {}, (2, 3, 66, 75), id="aligned"),
+    pytest.param("xception41p", {"output_stride": 16}, (2, 3, 66, 75), id="pre-activation"),
 ]
 
 
@@ -166,12 +184,19 @@ def test_a_network_is_as_near_to_float64_as_plain_torch(
     called = operators(copy.deepcopy(model), x)
     found = results(model, x, torch.float32, training=training)
     set_kernels(before)
-    blocks = [n for n, _ in model.stages() if "flow" in n]
-    assert called.count("merge") == len(blocks) + (len(model.tail) > 1)
+    blocks = [stage for name, stage in model.stages() if "flow" in name]
+    if name == "xception41p":  # nothing to normalize at a block's end
+        skips = [block.skip for block in blocks if isinstance(block.skip, nn.Conv2d)]
+        assert called == ["separable_unit"] * (3 * len(blocks) + len(skips))
+    else:
+        has_tail = isinstance(model.tail, Tail) and len(model.tail) > 1
+        inside_stem = len(model.stem) // 3 - 1 if isinstance(model, XceptionBody) else 0
+        assert called.count("merge") == len(blocks) + has_tail + inside_stem
     # Roundings are others than plain torch's, not more: a few times as far is chance.
     allowed = 4 * largest_error(plain.out, exact.out) + 1e-6
     assert largest_error(found.out, exact.out) <= allowed
-    assert norm_error(found.buffers, exact.buffers) <= 1e-6
+    allowed = max(4 * norm_error(plain.buffers, exact.buffers), 1e-6)
+    assert norm_error(found.buffers, exact.buffers) <= allowed
     assert norm_error(found.gradients, exact.gradients) <= FLIPPED
     for key, count in found.buffers.items():
         if key.endswith("num_batches_tracked"):

@@ -7,72 +7,19 @@ keep every convolution padded, so that feature maps stay aligned with the pictur
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 from torch import Tensor, nn
 
 from xception.models.aligned_layout import AlignedBlockLayout, AlignedLayout
+from xception.models.aligned_units import NormalizedSeparableConv2d, PreActivatedSeparableConv2d
 from xception.models.classifier import Classifier
+from xception.models.fused_aligned import can_fuse_units, fused_units
 from xception.models.head import ClassifierHead
 from xception.models.normalization import batch_norm
 from xception.nn import Padding, SeparableConv2d, check_padding
 from xception.nn import conv2d as same_conv2d
 
 _FLOWS = ("entry_flow", "middle_flow", "exit_flow")
-
-
-class NormalizedSeparableConv2d(nn.Module):
-    """Depthwise, normalization[, ReLU], pointwise, normalization[, ReLU].
-
-    x: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        norm: partial[nn.BatchNorm2d],
-        *,
-        stride: int,
-        dilation: int,
-        padding: Padding,
-        activation: bool,
-    ) -> None:
-        super().__init__()
-        self.depthwise = same_conv2d(
-            in_channels,
-            in_channels,
-            3,
-            stride=stride,
-            dilation=dilation,
-            groups=in_channels,
-            padding=padding,
-        )
-        self.depthwise_norm = norm(in_channels)
-        self.depthwise_act = nn.ReLU(inplace=True) if activation else nn.Identity()
-        self.pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-        self.pointwise_norm = norm(out_channels)
-        self.pointwise_act = nn.ReLU(inplace=True) if activation else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.depthwise_act(self.depthwise_norm(self.depthwise(x)))
-        return self.pointwise_act(self.pointwise_norm(self.pointwise(x)))
-
-
-class PreActivatedSeparableConv2d(nn.Module):
-    """Normalization, ReLU, separable convolution with nothing between its two.
-
-    x: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))
-    """
-
-    def __init__(self, norm: nn.Module, act: nn.Module, conv: nn.Module) -> None:
-        super().__init__()
-        self.norm = norm
-        self.act = act
-        self.conv = conv
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(self.act(self.norm(x)))
 
 
 class AlignedBlock(nn.Module):
@@ -94,22 +41,29 @@ class AlignedBlock(nn.Module):
         self.units = units
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.forward_with_tap(x)[0]
+        x = self.act(self.norm(x))
+        return _through(list(self.units), x, self.skip, x)
 
     def forward_with_tap(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The output, and what enters the last convolution: the block's finest, deepest map."""
         x = self.act(self.norm(x))
         *before, last = self.units
-        tap = x
-        for unit in before:
-            tap = unit(tap)
-        y = last(tap)
-        return (y if self.skip is None else y + self.skip(x)), tap
+        tap = _through(before, x, None, x)
+        return _through([last], tap, self.skip, x), tap
 
     def end_at_tap(self) -> None:
         """Drop what comes after the tap; the block returns the tap from now on."""
         self.units[-1] = nn.Identity()
         self.skip = None
+
+
+def _through(units: list[nn.Module], x: Tensor, skip: nn.Module | None, around: Tensor) -> Tensor:
+    """`units` one after the other from x; and, added to it, what `skip` makes of `around`."""
+    if can_fuse_units(units, skip, x):
+        return fused_units(units, x, skip, around)
+    for unit in units:
+        x = unit(x)
+    return x if skip is None else x + skip(around)
 
 
 class AlignedXception(Classifier):

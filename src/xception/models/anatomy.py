@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xception.models.aligned import NormalizedSeparableConv2d
+from xception.models.aligned_units import NormalizedSeparableConv2d
 from xception.models.classifier import Classifier, FeatureExtractor
 from xception.models.meta_twin import meta_picture, meta_twin
 from xception.nn import MaxPool2d, SegmentedConv2d, SeparableConv2d

@@ -73,9 +73,14 @@ class Classifier(nn.Module):
         Raises ValueError when x is smaller than the network's minimum or has other channels.
         """
         self._check_input(x)
-        for _, stage in self.stages():
+        x, done = self._run_first(x)
+        for _, stage in list(self.stages())[done:]:
             x = self._run(stage, x)
         return x
+
+    def _run_first(self, x: Tensor) -> tuple[Tensor, int]:
+        """What the first stages make of x, and how many they are; for those that run as one."""
+        return x, 0
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Feature map -> (N, num_classes) logits.

@@ -37,32 +37,54 @@ def can_fuse(units: nn.Module, pool: nn.Module | None, skip: nn.Module | None, x
         and all(_is_unit(unit) for unit in units.children())
         and not _writes_into_its_input(next(units.children()))
         and (pool is None or is_untouched(pool, MaxPool2d))
-        and _is_skip(skip)
+        and is_served_skip(skip)
     )
 
 
-def fused(units: nn.Module, pool: nn.Module | None, skip: nn.Module | None, x: Tensor) -> Tensor:
-    """The block's output; only where `can_fuse` says so."""
-    y = Normalized(x, None, None)
-    for unit in units.children():
-        y = _unit(cast(SeparableUnit, unit), y, "none")
-    around = Normalized(x, None, None)
-    if isinstance(skip, nn.Sequential):
-        conv, norm = cast("tuple[nn.Conv2d, nn.BatchNorm2d]", tuple(skip.children()))
-        raw, mean, var = separable_unit(
-            x, None, None, None, conv.weight, stride=conv.stride, statistics=norm.training
-        )
-        around = normalized(norm, raw, mean, var)
+def fused(
+    units: nn.Module,
+    pool: nn.Module | None,
+    skip: nn.Module | None,
+    x: Tensor | Normalized,
+    activation: str = "none",
+) -> Tensor:
+    """The block's output; only where `can_fuse` says so.
+
+    activation: of what comes in, where that is `Normalized`; then skip is no identity
+    """
+    start = Normalized(x, None, None) if isinstance(x, Tensor) else x
+    y = start
+    for index, unit in enumerate(units.children()):
+        y = _unit(cast(SeparableUnit, unit), y, activation if index == 0 else "none")
+    around = None if skip is None else through_skip(skip, start, activation)
     assert y.scale is not None and y.shift is not None  # a block has at least one unit
     return merge(
         y.raw,
         y.scale,
         y.shift,
-        None if skip is None else around.raw,
-        around.scale,
-        around.shift,
+        None if around is None else around.raw,
+        None if around is None else around.scale,
+        None if around is None else around.shift,
         pool=() if pool is None else _pool_window(cast(MaxPool2d, pool), y.raw),
     )
+
+
+def through_skip(skip: nn.Module | None, x: Normalized, activation: str = "none") -> Normalized:
+    """What `is_served_skip` says yes to, of x; x itself where there is nothing in the way."""
+    if not isinstance(skip, nn.Sequential):
+        return x
+    conv, norm = cast("tuple[nn.Conv2d, nn.BatchNorm2d]", tuple(skip.children()))
+    raw, mean, var = separable_unit(
+        x.raw,
+        x.scale,
+        x.shift,
+        None,
+        conv.weight,
+        activation=activation,
+        stride=conv.stride,
+        statistics=norm.training,
+    )
+    return normalized(norm, raw, mean, var)
 
 
 def can_fuse_chain(chain: nn.Sequential, x: Tensor) -> bool:
@@ -93,22 +115,32 @@ def fused_chain(chain: nn.Sequential, x: Tensor) -> Tensor:
 
 def _unit(unit: SeparableUnit, x: Normalized, activation_before: str) -> Normalized:
     """The unit's own activation comes after the one before it; a ReLU of a ReLU is a ReLU."""
-    conv = cast(SeparableConv2d, unit.conv)
-    depthwise = conv.depthwise
     own = _ACTIVATIONS[type(unit.act)]
-    raw, mean, var = separable_unit(
+    norm = cast(nn.BatchNorm2d, unit.norm)
+    activation = activation_before if own == "none" else own
+    raw, mean, var = through_separable(
+        cast(SeparableConv2d, unit.conv), x, activation, statistics=norm.training
+    )
+    return normalized(norm, raw, mean, var)
+
+
+def through_separable(
+    conv: SeparableConv2d, x: Normalized, activation: str, *, statistics: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`separable_unit` with the weights of what `is_served_separable` says yes to."""
+    depthwise = conv.depthwise
+    return separable_unit(
         x.raw,
         x.scale,
         x.shift,
         depthwise.weight,
         conv.pointwise.weight,
-        activation=activation_before if own == "none" else own,
+        activation=activation,
         stride=depthwise.stride,
         padding=conv.padding_for(x.raw),
         dilation=depthwise.dilation,
-        statistics=unit.norm.training,
+        statistics=statistics,
     )
-    return normalized(cast(nn.BatchNorm2d, unit.norm), raw, mean, var)
 
 
 def _is_unit(unit: nn.Module) -> bool:
@@ -116,16 +148,20 @@ def _is_unit(unit: nn.Module) -> bool:
     return (
         is_untouched(unit, SeparableUnit)
         and is_untouched(parts.act, nn.ReLU, nn.Identity)
-        and is_untouched(parts.conv, SeparableConv2d)
-        and cast(SeparableConv2d, parts.conv).is_one_operator()
-        and _has_one_filter_a_channel(cast(SeparableConv2d, parts.conv))
-        and cast(SeparableConv2d, parts.conv).pointwise.bias is None
+        and is_served_separable(parts.conv)
         and can_normalize(parts.norm)
     )
 
 
-def _has_one_filter_a_channel(conv: SeparableConv2d) -> bool:
-    return conv.depthwise.out_channels == conv.depthwise.in_channels
+def is_served_separable(conv: nn.Module) -> bool:
+    """A separable convolution with one filter a channel and no bias, as it was built."""
+    return (
+        is_untouched(conv, SeparableConv2d)
+        and isinstance(conv, SeparableConv2d)
+        and conv.is_one_operator()
+        and conv.depthwise.out_channels == conv.depthwise.in_channels
+        and conv.pointwise.bias is None
+    )
 
 
 def _writes_into_its_input(unit: nn.Module) -> bool:
@@ -133,19 +169,24 @@ def _writes_into_its_input(unit: nn.Module) -> bool:
     return bool(getattr(cast(SeparableUnit, unit).act, "inplace", False))
 
 
-def _is_skip(skip: nn.Module | None) -> bool:
+def is_served_skip(skip: nn.Module | None) -> bool:
+    """None, an identity, or a 1x1 convolution and its normalization."""
     if skip is None or is_untouched(skip, nn.Identity):
         return True
     if not is_untouched(skip, nn.Sequential) or len(cast(nn.Sequential, skip)) != 2:
         return False
     conv, norm = skip.children()
+    return is_strided_pointwise(conv) and can_normalize(norm)
+
+
+def is_strided_pointwise(conv: nn.Module) -> bool:
+    """A 1x1 convolution over all channels, of any stride, without bias."""
     return (
         is_untouched(conv, nn.Conv2d)
         and cast(nn.Conv2d, conv).kernel_size == (1, 1)
         and cast(nn.Conv2d, conv).padding == (0, 0)
         and cast(nn.Conv2d, conv).groups == 1
         and cast(nn.Conv2d, conv).bias is None
-        and can_normalize(norm)
     )
 
 

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from xception.models.block import XceptionBlock
 from xception.models.classifier import Classifier
+from xception.models.fused_stem import can_fuse_start, fused_start
 from xception.models.head import ClassifierHead, Pooling
 from xception.models.layout import BlockLayout, Layout
 from xception.models.normalization import batch_norm
@@ -77,6 +78,13 @@ class XceptionBody(Classifier):
             for index, block in enumerate(getattr(self, name)):
                 yield f"{name}.{index}", block
         yield "tail", self.tail
+
+    def _run_first(self, x: Tensor) -> tuple[Tensor, int]:
+        first = next(self.entry_flow.children(), None)
+        if first is None or not can_fuse_start(self.stem, first, x):
+            return x, 0
+        both = nn.ModuleList([self.stem, first])
+        return self._run(both, x, lambda x: fused_start(self.stem, first, x)), 2
 
     def _make_stem(self, layout: Layout, in_channels: int) -> nn.Sequential:
         stem = nn.Sequential()

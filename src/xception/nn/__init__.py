@@ -13,8 +13,16 @@ from xception.nn.padding import (
     same_padding,
     symmetric_padding,
 )
+from xception.nn.saved_activations import compress_saved_activations
 from xception.nn.segmented import SegmentedConv2d, Segments, resolve_segments, split_evenly
-from xception.nn.separable import Order, SeparableConv2d
+from xception.nn.separable import (
+    Order,
+    SeparableConv2d,
+    depthwise_padding,
+    is_depthwise,
+    is_pointwise,
+)
+from xception.nn.sync_batch_norm import SyncBatchNorm2d, convert_sync_batchnorm
 from xception.nn.untouched import is_untouched
 
 __all__ = [
@@ -30,11 +38,17 @@ __all__ = [
     "Segments",
     "SeparableConv2d",
     "SimplifiedInception",
+    "SyncBatchNorm2d",
     "can_normalize",
     "check_padding",
+    "compress_saved_activations",
     "conv2d",
+    "convert_sync_batchnorm",
+    "depthwise_padding",
     "four_sided_padding",
     "intermediate_activation_layer",
+    "is_depthwise",
+    "is_pointwise",
     "is_untouched",
     "normalized",
     "resolve_segments",

@@ -11,6 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from xception.nn.batch_statistics import (
+    refuse_single_value,
+    scale_and_shift,
+    update_running_statistics,
+)
+from xception.nn.sync_batch_norm import SyncBatchNorm2d
 from xception.nn.untouched import is_untouched
 
 
@@ -26,7 +32,7 @@ class Normalized:
 def can_normalize(norm: nn.Module) -> bool:
     """Whether `normalized` does what this module's own forward does."""
     return (
-        is_untouched(norm, nn.BatchNorm2d)
+        is_untouched(norm, nn.BatchNorm2d, SyncBatchNorm2d)
         and isinstance(norm, nn.BatchNorm2d)
         and norm.weight is not None
         and norm.bias is not None
@@ -42,32 +48,19 @@ def normalized(norm: nn.BatchNorm2d, raw: Tensor, mean: Tensor, var: Tensor) -> 
     """`norm(raw)` not yet applied, given raw's mean and biased variance a channel.
 
     In training the running statistics move as torch's do (momentum None: cumulative average;
-    running_var takes the unbiased variance). In eval they are used, mean and var are not read.
+    running_var takes the unbiased variance), and a `SyncBatchNorm2d` takes the other processes'
+    values in. In eval the running ones are used, mean and var are not read.
     Raises ValueError when training sees a single value a channel, as torch does.
     """
     if norm.training:
-        _update_running(norm, raw, mean, var)
+        own_count = raw.numel() // raw.shape[1]
+        count: int | Tensor = own_count
+        if isinstance(norm, SyncBatchNorm2d) and norm.is_shared():
+            mean, var, count = norm.combined(mean, var, own_count, raw.shape)
+        else:
+            refuse_single_value(own_count, raw.shape)
+        update_running_statistics(norm, mean, var, count)
     else:
         assert norm.running_mean is not None and norm.running_var is not None
         mean, var = norm.running_mean, norm.running_var
-    scale = norm.weight * torch.rsqrt(var + norm.eps)
-    return Normalized(raw, scale, torch.addcmul(norm.bias, mean, scale, value=-1))
-
-
-@torch.no_grad()
-def _update_running(norm: nn.BatchNorm2d, raw: Tensor, mean: Tensor, var: Tensor) -> None:
-    count = raw.numel() // raw.shape[1]
-    if count == 1:
-        raise ValueError(
-            f"Expected more than 1 value per channel when training, got input size {raw.size()}"
-        )
-    if norm.running_mean is None or norm.running_var is None:
-        return
-    momentum = norm.momentum
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-        if momentum is None:
-            momentum = 1.0 / float(norm.num_batches_tracked)
-    assert momentum is not None
-    norm.running_mean.lerp_(mean, momentum)
-    norm.running_var.lerp_(var * (count / (count - 1)), momentum)
+    return Normalized(raw, *scale_and_shift(norm, mean, var))

@@ -111,29 +111,43 @@ class SeparableConv2d(nn.Module):
         return (
             self.order == "depthwise_first"
             and is_untouched(self.intermediate_activation, nn.Identity)
-            and is_untouched(depthwise, nn.Conv2d, Conv2dSame)
-            and is_untouched(pointwise, nn.Conv2d)
-            and depthwise.bias is None
-            and depthwise.groups == depthwise.in_channels
-            and depthwise.padding_mode == "zeros"
-            and not isinstance(depthwise.padding, str)
-            and _is_pointwise(pointwise)
+            and is_depthwise(depthwise)
+            and is_pointwise(pointwise)
         )
 
     def padding_for(self, x: Tensor) -> Sequence[int]:
         """(height, width) or (top, bottom, left, right): zeros that the depthwise puts around x."""
-        conv = self.depthwise
-        if isinstance(conv, Conv2dSame):
-            return four_sided_padding(x, conv.kernel_size, conv.stride, conv.dilation, "keras")
-        return cast(tuple[int, int], conv.padding)  # a string is ruled out by is_one_operator
+        return depthwise_padding(self.depthwise, x)
 
     def extra_repr(self) -> str:
         return f"order={self.order!r}, padding={self.padding!r}"
 
 
-def _is_pointwise(conv: nn.Conv2d) -> bool:
+def is_depthwise(conv: nn.Module) -> bool:
+    """Whether it is a convolution of each channel on its own, without bias, as it was built."""
     return (
-        conv.kernel_size == (1, 1)
+        is_untouched(conv, nn.Conv2d, Conv2dSame)
+        and isinstance(conv, nn.Conv2d)
+        and conv.bias is None
+        and conv.groups == conv.in_channels
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+    )
+
+
+def depthwise_padding(conv: nn.Conv2d, x: Tensor) -> Sequence[int]:
+    """(height, width) or (top, bottom, left, right): zeros that it puts around x (N, C, H, W)."""
+    if isinstance(conv, Conv2dSame):
+        return four_sided_padding(x, conv.kernel_size, conv.stride, conv.dilation, "keras")
+    return cast(tuple[int, int], conv.padding)  # a string is ruled out by is_depthwise
+
+
+def is_pointwise(conv: nn.Module) -> bool:
+    """Whether it is a 1x1 convolution over all channels, of stride 1, as it was built."""
+    return (
+        is_untouched(conv, nn.Conv2d)
+        and isinstance(conv, nn.Conv2d)
+        and conv.kernel_size == (1, 1)
         and conv.stride == (1, 1)
         and conv.padding == (0, 0)
         and conv.groups == 1

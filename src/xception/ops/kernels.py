@@ -9,8 +9,10 @@ The environment variable XCEPTION_KERNELS says at the start, and `set_kernels` l
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from types import ModuleType
@@ -20,10 +22,29 @@ from torch.autograd import forward_ad
 
 _is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 VARIABLE = "XCEPTION_KERNELS"
+_RUNTIMES = ("libgomp.so.1", "libomp.so", "libomp.so.5", "libiomp5.so", "libomp.dylib", None)
+
+
+def _team_entry() -> int:
+    """Address of GOMP_parallel in the OpenMP runtime that torch has loaded; 0: there is none.
+
+    Looked up here, since the C++ functions for it would tie a wheel to a new glibc.
+    """
+    if sys.platform == "win32":
+        return 0
+    for name in _RUNTIMES:  # None: whatever the process shows to all of its libraries
+        try:
+            library = ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+            return ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value or 0
+        except (OSError, AttributeError):
+            continue
+    return 0
+
 
 _extension: ModuleType | None
 try:
     _extension = importlib.import_module("xception.ops._cpu")
+    _extension.use_team(_team_entry())
 except ImportError as error:
     _extension = None
     _why_not = "not built" if isinstance(error, ModuleNotFoundError) else str(error)

@@ -5,17 +5,19 @@ Legend: n batch, c channels, h w height and width of y, p q those of the result.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, library
 
 from xception.ops import reference
+from xception.ops.eager import differentiable_gradients, is_ordinary, wants_gradients
 from xception.ops.geometry import output_size
 from xception.ops.kernels import address, can_use_kernels, required_kernels
-from xception.ops.unit import ACTIVATIONS
 
+# In the order of the kernels' enumeration; those whose gradient follows from what they give.
+ACTIVATIONS = ("none", "relu", "relu6")
 LARGEST_POOL = 9  # pixels a side; larger ones are plain torch's
 
 
@@ -42,10 +44,12 @@ def merge(
     """
     _check(y, scale, shift, skip, skip_scale, skip_shift, pool, activation)
     arguments = (y, scale, shift, skip, skip_scale, skip_shift, list(pool), activation)
-    is_served = y.numel() > 0 and _is_served(y, pool)
-    if is_served and can_use_kernels(y, scale, shift, skip, skip_scale, skip_shift):
-        out, _ = torch.ops.xception.merge(*arguments)
-        return out
+    tensors = (y, scale, shift, skip, skip_scale, skip_shift)
+    if y.numel() > 0 and _is_served(y, pool) and can_use_kernels(*tensors):
+        if not is_ordinary(*tensors):
+            return torch.ops.xception.merge(*arguments)[0]
+        run = XceptionMerge.apply if wants_gradients(*tensors) else _compute
+        return run(*arguments)[0]
     return reference.merge(*arguments)
 
 
@@ -149,8 +153,7 @@ def _shape(y: Tensor, out: Tensor, pool: Sequence[int], activation: str) -> list
     return [n, h, w, c, out.shape[2], out.shape[3], *top_left, ACTIVATIONS.index(activation)]
 
 
-@library.custom_op("xception::merge", mutates_args=())
-def _merge(
+def _compute(
     y: Tensor,
     scale: Tensor,
     shift: Tensor,
@@ -178,6 +181,9 @@ def _merge(
     return out, winners
 
 
+_merge = library.custom_op("xception::merge", _compute, mutates_args=())
+
+
 @_merge.register_fake
 def _merge_fake(
     y: Tensor,
@@ -192,8 +198,7 @@ def _merge_fake(
     return _empty_outputs(y, pool)
 
 
-@library.custom_op("xception::merge_backward", mutates_args=())
-def _merge_backward(
+def _compute_backward(
     grad_out: Tensor,
     out: Tensor | None,
     y: Tensor,
@@ -223,6 +228,9 @@ def _merge_backward(
         torch.get_num_threads(),
     )
     return results
+
+
+_merge_backward = library.custom_op("xception::merge_backward", _compute_backward, mutates_args=())
 
 
 @_merge_backward.register_fake
@@ -261,29 +269,25 @@ def _empty_gradients(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    y, scale, _, skip, skip_scale, _, pool, activation = inputs
+    *tensors, pool, activation = inputs
     out, winners = output
-    ctx.save_for_backward(
-        y,
-        scale,
-        None if skip_scale is None else skip,
-        skip_scale,
-        winners,
-        None if activation == "none" else out,
-    )
-    ctx.settings = (pool, activation, skip is not None)
+    ctx.save_for_backward(*tensors, winners, None if activation == "none" else out)
+    ctx.settings = (pool, activation)
     ctx.mark_non_differentiable(winners)
 
 
-def _backward(ctx: Any, grad_out: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    y, scale, skip, skip_scale, winners, out = ctx.saved_tensors
-    pool, activation, has_skip = ctx.settings
+def _backward(
+    ctx: Any,
+    grad_out: Tensor,
+    _: Any,
+    run: Callable[..., tuple[Tensor, ...]] = torch.ops.xception.merge_backward,
+) -> tuple[Tensor | None, ...]:
+    y, scale, _, skip, skip_scale, _, winners, out = ctx.saved_tensors
+    pool, activation = ctx.settings
     # Added as it is, without an activation behind it, skip has the very gradient that arrives.
-    is_same = has_skip and skip_scale is None and activation == "none"
-    needs_skip = has_skip and not is_same and ctx.needs_input_grad[3]
-    grads = torch.ops.xception.merge_backward(
-        grad_out, out, y, scale, skip, skip_scale, winners, pool, activation, needs_skip
-    )
+    is_same = skip is not None and skip_scale is None and activation == "none"
+    needs_skip = skip is not None and not is_same and ctx.needs_input_grad[3]
+    grads = run(grad_out, out, y, scale, skip, skip_scale, winners, pool, activation, needs_skip)
     grad_y, grad_scale, grad_shift, grad_skip, grad_skip_scale, grad_skip_shift = grads
     return (
         grad_y,
@@ -298,3 +302,22 @@ def _backward(ctx: Any, grad_out: Tensor, _: Any) -> tuple[Tensor | None, ...]:
 
 
 _merge.register_autograd(_backward, setup_context=_setup_context)
+
+
+class XceptionMerge(torch.autograd.Function):
+    """The same two bodies for autograd alone."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        output = _compute(*inputs)
+        _setup_context(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Any, _: Any) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph: the kernels have no second derivative
+            inputs = (*ctx.saved_tensors[:6], *ctx.settings)
+            return differentiable_gradients(
+                reference.merge, inputs, ctx.needs_input_grad, (grad_out,)
+            )
+        return _backward(ctx, grad_out, None, _compute_backward)

@@ -122,7 +122,11 @@ def activated(x: Tensor, activation: str) -> Tensor:
     """The activation of a unit by its name."""
     if activation == "relu":
         return F.relu(x)
-    return F.relu6(x) if activation == "relu6" else x
+    if activation == "relu6":
+        return F.relu6(x)
+    if activation == "hardswish":
+        return F.hardswish(x)
+    return F.silu(x) if activation == "silu" else x
 
 
 def merge(

@@ -10,17 +10,19 @@ mean and var are outputs with gradients, so the normalization's gradient is auto
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, library
 
 from xception.ops import reference
+from xception.ops.eager import differentiable_gradients, is_ordinary, wants_gradients
 from xception.ops.geometry import four_sides, output_size, two_sides
 from xception.ops.kernels import address, can_use_kernels, required_kernels
 
-ACTIVATIONS = ("none", "relu", "relu6")  # in the order of the kernels' enumeration
+# In the order of the kernels' enumeration.
+ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "silu")
 
 
 def separable_unit(
@@ -42,7 +44,7 @@ def separable_unit(
     in_scale, in_shift: (C,), or both None
     depthwise: (C, 1, kh, kw), or None: no spatial step (stride and padding still apply)
     pointwise: (O, C, 1, 1), or None: no step across channels
-    activation: "none", "relu" or "relu6"
+    activation: "none", "relu", "relu6", "hardswish" or "silu"
     stride, padding, dilation: as in `separable_conv2d`; the zeros of the padding come after scale,
         shift and activation
     statistics: False leaves mean and var out (empty tensors)
@@ -54,8 +56,15 @@ def separable_unit(
     geometry = (two_sides(stride, "stride"), four_sides(padding), two_sides(dilation, "dilation"))
     arguments = (x, in_scale, in_shift, activation, depthwise, pointwise, *geometry, statistics)
     has_outputs = x.numel() > 0 and (pointwise is None or pointwise.shape[0] > 0)
-    if has_outputs and can_use_kernels(x, in_scale, in_shift, depthwise, pointwise):
-        return torch.ops.xception.separable_unit(*arguments)  # which checks as well
+    tensors = (x, in_scale, in_shift, depthwise, pointwise)
+    if has_outputs and can_use_kernels(*tensors):  # all three ways check what they are given
+        if not is_ordinary(*tensors):
+            return torch.ops.xception.separable_unit(*arguments)
+        return (
+            XceptionSeparableUnit.apply(*arguments)
+            if wants_gradients(*tensors)
+            else _compute(*arguments)
+        )
     _check(x, in_scale, in_shift, activation, depthwise, pointwise)
     return reference.separable_unit(*arguments)
 
@@ -88,8 +97,7 @@ def _check(
         raise ValueError(f"pointwise must be (O, {channels}, 1, 1), got {tuple(pointwise.shape)}")
 
 
-@library.custom_op("xception::separable_unit", mutates_args=())
-def _unit(
+def _compute(
     x: Tensor,
     in_scale: Tensor | None,
     in_shift: Tensor | None,
@@ -111,11 +119,14 @@ def _unit(
     weights = [t if t is None else t.contiguous() for t in (depthwise, pointwise)]
     outputs = (y, mean, squares) if statistics else (y, None, None)
     extension.unit(
-        _shape(x, y, activation, depthwise, stride, padding, dilation),
+        kernel_shape(x, y, activation, depthwise, stride, padding, dilation),
         [address(t) for t in (x, *tensors, *weights, *outputs)],
         torch.get_num_threads(),
     )
     return y, mean, squares.div_(y.numel() // max(y.shape[1], 1))
+
+
+_unit = library.custom_op("xception::separable_unit", _compute, mutates_args=())
 
 
 @_unit.register_fake
@@ -137,8 +148,7 @@ def _unit_fake(
     return y, x.new_empty(count), x.new_empty(count)
 
 
-@library.custom_op("xception::separable_unit_backward", mutates_args=())
-def _unit_backward(
+def unit_gradients(
     grad_y: Tensor,
     grad_mean: Tensor | None,
     grad_var: Tensor | None,
@@ -172,11 +182,16 @@ def _unit_backward(
     if not needs_x:
         addresses[10] = 0
     extension.unit_backward(
-        _shape(x, y, activation, depthwise, stride, padding, dilation),
+        kernel_shape(x, y, activation, depthwise, stride, padding, dilation),
         addresses,
         torch.get_num_threads(),
     )
     return results
+
+
+_unit_backward = library.custom_op(
+    "xception::separable_unit_backward", unit_gradients, mutates_args=()
+)
 
 
 @_unit_backward.register_fake
@@ -246,7 +261,7 @@ def _empty_gradients(
     return (grad_x, *vectors, *weights)  # type: ignore[return-value]
 
 
-def _shape(
+def kernel_shape(
     x: Tensor,
     y: Tensor,
     activation: str,
@@ -271,7 +286,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_y: Any, grad_mean: Any, grad_var: Any) -> tuple[Tensor | None, ...]:
+def _backward(
+    ctx: Any,
+    grad_y: Any,
+    grad_mean: Any,
+    grad_var: Any,
+    run: Callable[..., tuple[Tensor, ...]] = torch.ops.xception.separable_unit_backward,
+) -> tuple[Tensor | None, ...]:
     x, in_scale, in_shift, depthwise, pointwise, y, mean = ctx.saved_tensors
     activation, (stride, padding, dilation), statistics = ctx.settings
     if not statistics:
@@ -279,7 +300,7 @@ def _backward(ctx: Any, grad_y: Any, grad_mean: Any, grad_var: Any) -> tuple[Ten
         grad_mean = grad_var = None
     if grad_y is None:
         grad_y = torch.zeros_like(y)
-    grads = torch.ops.xception.separable_unit_backward(
+    grads = run(
         grad_y, grad_mean, grad_var, y, mean, x, in_scale, in_shift, activation, depthwise,
         pointwise, stride, padding, dilation, ctx.needs_input_grad[0],
     )  # fmt: skip
@@ -299,3 +320,25 @@ def _backward(ctx: Any, grad_y: Any, grad_mean: Any, grad_var: Any) -> tuple[Ten
 
 
 _unit.register_autograd(_backward, setup_context=_setup_context)
+
+
+class XceptionSeparableUnit(torch.autograd.Function):
+    """The same two bodies for autograd alone."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        output = _compute(*inputs)
+        _setup_context(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Any, grad_mean: Any, grad_var: Any) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph: the kernels have no second derivative
+            x, in_scale, in_shift, depthwise, pointwise, _, _ = ctx.saved_tensors
+            activation, geometry, statistics = ctx.settings
+            arriving = (grad_y, grad_mean, grad_var)
+            inputs = (x, in_scale, in_shift, activation, depthwise, pointwise, *geometry)
+            return differentiable_gradients(
+                reference.separable_unit, (*inputs, statistics), ctx.needs_input_grad, arriving
+            )
+        return _backward(ctx, grad_y, grad_mean, grad_var, unit_gradients)

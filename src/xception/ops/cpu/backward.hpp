@@ -87,6 +87,8 @@ struct Strip {
   int pixels(const UnitShape& s) const { return static_cast<int>(pictures * rows * s.q); }
 };
 
+constexpr int kPackBlock = 16;  // pixels of all panels that are packed together
+
 // to[pixels][32]: some pixels of one panel of the gradient that arrives at y, that of y's statistics
 // included. start: of the panel's first channel at the first pixel.
 inline void pack_gradient(const BackwardPlan& plan, int64_t start, int panel, int pixels,
@@ -107,13 +109,16 @@ inline void pack_gradient(const BackwardPlan& plan, int64_t start, int panel, in
     offset[v] = load_of_panel(plan.a.grad_offset + panel * kPanel, v * kLanes, channels);
     slope[v] = load_of_panel(plan.a.grad_slope + panel * kPanel, v * kLanes, channels);
   }
-  for (int m = 0; m < pixels; ++m, gradient += s.o, y += s.o, to += kPanel)
+  for (int m = 0; m < pixels; ++m, gradient += s.o, y += s.o, to += kPanel) {
+    prefetch_panel(gradient + kPackBlock * s.o);
+    prefetch_panel(y + kPackBlock * s.o);
     for (int v = 0; v < kPanelVectors; ++v) {
       const int lane = v * kLanes;
       const Vector distance = load_of_panel(y, lane, channels) - mean[v];
       store(to + lane,
             load_of_panel(gradient, lane, channels) + offset[v] + slope[v] * distance);
     }
+  }
 }
 
 // packed[panel][pixels][32] for panels first..last. A few pixels of all panels at a time, so that
@@ -123,11 +128,10 @@ inline void pack_strip(const BackwardPlan& plan, const Strip& strip, int first, 
   const UnitShape& s = plan.s;
   const int pixels = strip.pixels(s);
   const int64_t start = ((strip.first_picture * s.p + strip.row) * s.q) * s.o;
-  constexpr int kBlock = 16;
-  for (int m = 0; m < pixels; m += kBlock)
+  for (int m = 0; m < pixels; m += kPackBlock)
     for (int panel = first; panel < last; ++panel)
       pack_gradient(plan, start + m * s.o + int64_t{panel} * kPanel, panel,
-                    std::min(kBlock, pixels - m),
+                    std::min(kPackBlock, pixels - m),
                     packed + (static_cast<size_t>(panel - first) * pixels + m) * kPanel);
 }
 
@@ -174,6 +178,8 @@ inline FinishInput input_finisher(Activation activation) {
   switch (activation) {
     case Activation::kRelu: return finish_input<Activation::kRelu>;
     case Activation::kRelu6: return finish_input<Activation::kRelu6>;
+    case Activation::kHardswish: return finish_input<Activation::kHardswish>;
+    case Activation::kSilu: return finish_input<Activation::kSilu>;
     default: return finish_input<Activation::kNone>;
   }
 }
@@ -358,6 +364,29 @@ inline void backward_picture(const BackwardPlan& plan, const Strip& strip, int64
   if (plan.wants_input) input.end();
 }
 
+// For what the strip from `row` of `picture` on reads, and what it writes (which the cache reads
+// before); for nothing where caches hold it all.
+inline Prefetcher prefetch_strip(const BackwardPlan& plan, int64_t picture, int64_t pictures,
+                                 int64_t row) {
+  Prefetcher prefetcher;
+  const UnitShape& s = plan.s;
+  if (pictures <= 0 || s.n * (s.p * s.q * s.o + s.h * s.w * s.c) < kCacheFloats)
+    return prefetcher;
+  const int64_t rows = std::min(plan.strips.rows, s.p - row);
+  const int64_t start = (picture * s.p + row) * s.q * s.o;
+  const size_t floats = static_cast<size_t>(pictures * rows * s.q * s.o);
+  prefetcher.add(plan.a.grad_y + start, floats);
+  if (plan.a.grad_offset) prefetcher.add(plan.a.y + start, floats);
+  const int64_t first = std::max<int64_t>(row * s.stride_h - s.pad_top, 0);
+  const int64_t last = std::min((row + rows - 1) * s.stride_h - s.pad_top + span_h(s) + 1, s.h);
+  if (last <= first) return prefetcher;
+  const int64_t start_x = (picture * s.h + first) * s.w * s.c;
+  const size_t floats_x = static_cast<size_t>(((pictures - 1) * s.h + last - first) * s.w * s.c);
+  prefetcher.add(plan.a.x + start_x, floats_x);
+  if (plan.a.grad_x) prefetcher.add(plan.a.grad_x + start_x, floats_x);
+  return prefetcher;
+}
+
 inline bool backward_part(const BackwardPlan& plan, int part) {
   const UnitShape& s = plan.s;
   const int picture_part = part / plan.panel_parts, panel_part = part % plan.panel_parts;
@@ -392,7 +421,6 @@ inline bool backward_part(const BackwardPlan& plan, int part) {
   const FillWindow fill = window_filler(s.activation, plan.a.in_scale);
   const FinishInput finish = input_finisher(s.activation);
   const int depth = depth_of(s.o);
-  Prefetcher none;
   for (int panel = first_panel; panel < last_panel; ++panel)
     std::memset(plan.panel_sums(picture_part, panel), 0, plan.sum_floats() * sizeof(float));
 
@@ -406,13 +434,19 @@ inline bool backward_part(const BackwardPlan& plan, int part) {
       strip.is_last = row + strip.rows == s.p;
       const int strip_pixels = strip.pixels(s);
       const size_t panel_floats = static_cast<size_t>(strip_pixels) * kPanel;
+      const bool is_within = !strip.is_last;  // the next strip is of the same pictures
+      const int64_t next = is_within ? strip.first_picture : strip.first_picture + strip.pictures;
+      const int64_t end = std::min(last_group * plan.strips.pictures, s.n);
+      Prefetcher prefetcher =
+          prefetch_strip(plan, next, std::min(plan.strips.pictures, end - next),
+                         is_within ? row + strip.rows : 0);
       if (plan.has_pointwise) pack_strip(plan, strip, 0, plan.output_panels, buffers.gradient);
       for (int panel = first_panel; panel < last_panel; ++panel) {
         float* sums = plan.panel_sums(picture_part, panel);
         if (plan.has_pointwise) {
           multiply(buffers.gradient, strip_pixels, strip_pixels,
                    plan.weights + panel * plan.pointwise_floats(), depth, buffers.hidden_grad,
-                   none);
+                   prefetcher);
         } else {
           pack_strip(plan, strip, panel, panel + 1, buffers.hidden_grad);
         }
@@ -427,7 +461,8 @@ inline bool backward_part(const BackwardPlan& plan, int part) {
         if (plan.has_pointwise)
           for (int output = 0; output < plan.output_panels; ++output)
             multiply_transposed(buffers.gradient + output * panel_floats, buffers.hidden,
-                                strip_pixels, sums + static_cast<size_t>(output) * kPanel * kPanel);
+                                strip_pixels, sums + static_cast<size_t>(output) * kPanel * kPanel,
+                                prefetcher);
       }
     }
   return true;

@@ -35,6 +35,10 @@ xception::MergeShape merge_shape(const std::array<int64_t, 15>& v) {
           static_cast<xception::Activation>(v[14])};
 }
 
+void use_team(Address entry) {
+  xception::use_team(reinterpret_cast<xception::TeamEntry>(entry));
+}
+
 void check(int failed) {
   if (failed) throw std::bad_alloc();
 }
@@ -83,5 +87,6 @@ NB_MODULE(_cpu, module) {
   module.def("usable_instruction_sets", xception::usable_instruction_sets);
   module.def("use_instruction_set", xception::use_instruction_set);
   module.def("instruction_set", [] { return std::string(xception::kernels().name); });
+  module.def("use_team", use_team);
   module.def("threading_name", xception::threading_name);
 }

@@ -134,7 +134,7 @@ inline void finish_panel(const ForwardPlan& plan, const Tile& tile, int64_t inde
   const UnitShape& s = plan.s;
   const int channels = channels_in(s.o, panel);
   const float* from = block;
-  for (int64_t i = 0; i < tile.pictures; ++i)
+  for (int64_t i = 0; plan.a.y && i < tile.pictures; ++i)
     for (int64_t r = 0; r < tile.rows; ++r) {
       const int64_t pixel =
           ((tile.first_picture + i) * s.p + tile.row + r) * s.q + tile.column;
@@ -154,16 +154,19 @@ inline void finish_panel(const ForwardPlan& plan, const Tile& tile, int64_t inde
 }
 
 // For the pixels of x that a tile reads, whole rows of them; for nothing where caches hold it all.
-inline Prefetcher prefetch_tile(const ForwardPlan& plan, int64_t index, size_t calls) {
+inline Prefetcher prefetch_tile(const ForwardPlan& plan, int64_t index) {
+  Prefetcher prefetcher;
   const UnitShape& s = plan.s;
-  if (!plan.past_caches || index >= plan.tiling.count()) return {};
+  const bool in_caches = s.n * (s.p * s.q * s.o + s.h * s.w * s.c) < kCacheFloats;
+  if (in_caches || index >= plan.tiling.count()) return prefetcher;
   const Tile tile = tile_at(plan.tiling, s, index);
   const int64_t first = std::max<int64_t>(tile.row * s.stride_h - s.pad_top, 0);
   const int64_t last = std::min((tile.row + tile.rows - 1) * s.stride_h + span_h(s) + 1, s.h);
-  if (last <= first) return {};
   const int64_t pictures = tile.pictures - 1;  // before the last one, whole
-  return {plan.a.x + (tile.first_picture * s.h + first) * s.w * s.c,
-          static_cast<size_t>((pictures * s.h + last - first) * s.w * s.c), calls};
+  if (last > first)
+    prefetcher.add(plan.a.x + (tile.first_picture * s.h + first) * s.w * s.c,
+                   static_cast<size_t>((pictures * s.h + last - first) * s.w * s.c));
+  return prefetcher;
 }
 
 inline bool forward_part(const ForwardPlan& plan, int64_t part) {
@@ -195,9 +198,7 @@ inline bool forward_part(const ForwardPlan& plan, int64_t part) {
   for (int panel = 0; panel < plan.input_panels; ++panel)
     filter_panel(plan, tile, panel, fill, window, left + panel * pixels * kPanel);
   const size_t weight_floats = static_cast<size_t>(plan.input_panels) * kPanel * kPanel;
-  Prefetcher prefetcher = prefetch_tile(
-      plan, index + std::max(1, plan.a.threads / plan.groups),
-      (last - first) * blocks_of_product(static_cast<int>(pixels), depth_of(s.c)));
+  Prefetcher prefetcher = prefetch_tile(plan, index + std::max(1, plan.a.threads / plan.groups));
   for (int panel = first; panel < last; ++panel) {
     multiply(left, static_cast<int>(pixels), pixels, plan.weights + panel * weight_floats,
              depth_of(s.c), block, prefetcher);

@@ -33,10 +33,10 @@ constexpr int kColumns = kVectors * kLanes;
 constexpr int kDepth = 256;   // columns summed over at a time: 32 kB of the right factor
 
 // c[Rows][kColumns] (+)= a[Rows][depth] * b[depth][kColumns], row strides 32 in a, b and c.
-// a continues `panel_stride` floats further on after every 32 columns.
-template <int Rows>
+// a continues `panel_stride` floats further on after every 32 columns. ahead: see prefetch.hpp.
+template <int Rows, bool Ahead>
 XCEPTION_INLINE void multiply_block(const float* a, size_t panel_stride, const float* b, int depth,
-                                    float* c, bool add) {
+                                    float* c, bool add, const char* ahead) {
   Vector sum[Rows][kVectors];
   for (int r = 0; r < Rows; ++r)
     for (int v = 0; v < kVectors; ++v)
@@ -46,6 +46,7 @@ XCEPTION_INLINE void multiply_block(const float* a, size_t panel_stride, const f
     const int count = std::min(depth, kPanel);
 #pragma GCC unroll 4
     for (int k = 0; k < count; ++k, ++column, b += kPanel) {
+      Prefetcher::ask<Ahead>(ahead, k);
       Vector right[kVectors];
       for (int v = 0; v < kVectors; ++v) right[v] = load(b + v * kLanes);
 #pragma GCC unroll 16
@@ -63,16 +64,11 @@ XCEPTION_INLINE void multiply_block(const float* a, size_t panel_stride, const f
     }
 }
 
-// How many blocks `multiply` goes through, each with one call of the prefetcher.
-XCEPTION_INLINE size_t blocks_of_product(int rows, int depth) {
-  return static_cast<size_t>(rows / kRows) * (kPanel / kColumns) * ((depth + kDepth - 1) / kDepth);
-}
-
 template <int Rows>
 void multiply_tail(int rows, const float* a, size_t panel_stride, const float* b, int depth,
                    float* c, bool add) {
   if (rows == Rows) {
-    multiply_block<Rows>(a, panel_stride, b, depth, c, add);
+    multiply_block<Rows, false>(a, panel_stride, b, depth, c, add, nullptr);
   } else if constexpr (Rows > 1) {
     multiply_tail<Rows - 1>(rows, a, panel_stride, b, depth, c, add);
   }
@@ -90,9 +86,13 @@ inline void multiply(const float* a, int rows, size_t a_rows, const float* b, in
       const float* b_part = b + static_cast<size_t>(k0) * kPanel + column;
       int row = 0;
       for (; row + kRows <= rows; row += kRows) {
-        prefetcher.next();
-        multiply_block<kRows>(a_part + row * kPanel, panel_stride, b_part, part,
-                              c + row * kPanel + column, add);
+        const float* a_row = a_part + row * kPanel;
+        float* c_row = c + row * kPanel + column;
+        if (const char* ahead = prefetcher.take(part)) {
+          multiply_block<kRows, true>(a_row, panel_stride, b_part, part, c_row, add, ahead);
+        } else {
+          multiply_block<kRows, false>(a_row, panel_stride, b_part, part, c_row, add, nullptr);
+        }
       }
       if (row < rows)
         multiply_tail<kRows - 1>(rows - row, a_part + row * kPanel, panel_stride, b_part, part,
@@ -102,13 +102,15 @@ inline void multiply(const float* a, int rows, size_t a_rows, const float* b, in
 }
 
 // c[Columns of a][kColumns] += transpose(a)[..][rows] * b[rows][kColumns], row strides all 32.
-template <int Columns>
-XCEPTION_INLINE void transposed_block(const float* a, const float* b, int rows, float* c) {
+template <int Columns, bool Ahead>
+XCEPTION_INLINE void transposed_block(const float* a, const float* b, int rows, float* c,
+                                      const char* ahead) {
   Vector sum[Columns][kVectors];
   for (int r = 0; r < Columns; ++r)
     for (int v = 0; v < kVectors; ++v) sum[r][v] = Vector{};
 #pragma GCC unroll 4
   for (int m = 0; m < rows; ++m, a += kPanel, b += kPanel) {
+    Prefetcher::ask<Ahead>(ahead, m);
     Vector right[kVectors];
     for (int v = 0; v < kVectors; ++v) right[v] = load(b + v * kLanes);
 #pragma GCC unroll 16
@@ -124,15 +126,26 @@ XCEPTION_INLINE void transposed_block(const float* a, const float* b, int rows, 
     }
 }
 
+template <int Columns>
+XCEPTION_INLINE void transposed_columns(const float* a, const float* b, int rows, float* c,
+                                        Prefetcher& prefetcher) {
+  if (const char* ahead = prefetcher.take(rows)) {
+    transposed_block<Columns, true>(a, b, rows, c, ahead);
+  } else {
+    transposed_block<Columns, false>(a, b, rows, c, nullptr);
+  }
+}
+
 // c[32][32] += transpose(a) * b for one panel of each factor, both of `rows` rows.
-inline void multiply_transposed(const float* a, const float* b, int rows, float* c) {
+inline void multiply_transposed(const float* a, const float* b, int rows, float* c,
+                                Prefetcher& prefetcher) {
   constexpr int kRest = kPanel % kOuterRows;
   for (int column = 0; column < kPanel; column += kColumns) {
     for (int r = 0; r + kOuterRows <= kPanel; r += kOuterRows)
-      transposed_block<kOuterRows>(a + r, b + column, rows, c + r * kPanel + column);
+      transposed_columns<kOuterRows>(a + r, b + column, rows, c + r * kPanel + column, prefetcher);
     if constexpr (kRest > 0)
-      transposed_block<kRest>(a + kPanel - kRest, b + column, rows,
-                              c + (kPanel - kRest) * kPanel + column);
+      transposed_columns<kRest>(a + kPanel - kRest, b + column, rows,
+                                c + (kPanel - kRest) * kPanel + column, prefetcher);
   }
 }
 

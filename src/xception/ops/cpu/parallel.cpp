@@ -1,7 +1,7 @@
 #include "parallel.hpp"
 
 #if defined(__unix__) || defined(__APPLE__)
-#include <dlfcn.h>
+#include <pthread.h>
 #endif
 
 #include <algorithm>
@@ -10,24 +10,19 @@
 namespace xception {
 namespace {
 
-// The entry that compilers emit for `#pragma omp parallel`; libomp offers it too.
-using Fork = void (*)(void (*body)(void*), void* context, unsigned threads, unsigned flags);
+std::atomic<TeamEntry> team_entry{nullptr};
+std::atomic<bool> is_forked{false};
 
-Fork find_fork() {
+void note_fork() { is_forked.store(true, std::memory_order_relaxed); }
+
+// From the moment at which the kernels are loaded.
 #if defined(__unix__) || defined(__APPLE__)
-  const char* names[] = {"libgomp.so.1", "libomp.so", "libomp.so.5", "libiomp5.so",
-                         "libomp.dylib"};
-  for (const char* name : names)
-    if (void* library = dlopen(name, RTLD_LAZY | RTLD_NOLOAD))
-      if (void* symbol = dlsym(library, "GOMP_parallel")) return reinterpret_cast<Fork>(symbol);
-  if (void* symbol = dlsym(RTLD_DEFAULT, "GOMP_parallel")) return reinterpret_cast<Fork>(symbol);
+const int fork_is_noted = pthread_atfork(nullptr, nullptr, note_fork);
 #endif
-  return nullptr;
-}
 
-Fork fork_entry() {
-  static const Fork entry = find_fork();
-  return entry;
+TeamEntry usable_entry() {
+  if (is_forked.load(std::memory_order_relaxed)) return nullptr;
+  return team_entry.load(std::memory_order_relaxed);
 }
 
 struct Team {
@@ -45,10 +40,12 @@ void work(void* pointer) {
 
 }  // namespace
 
+void use_team(TeamEntry entry) { team_entry.store(entry, std::memory_order_relaxed); }
+
 void run_parts(int parts, int threads, void (*body)(int, void*), void* context) {
   Team team{{0}, parts, body, context};
   const int useful = std::min(parts, threads);
-  const Fork entry = useful > 1 ? fork_entry() : nullptr;
+  const TeamEntry entry = useful > 1 ? usable_entry() : nullptr;
   if (entry) {
     entry(work, &team, static_cast<unsigned>(useful), 0);
   } else {
@@ -56,6 +53,9 @@ void run_parts(int parts, int threads, void (*body)(int, void*), void* context) 
   }
 }
 
-const char* threading_name() { return fork_entry() ? "OpenMP of this process" : "none"; }
+const char* threading_name() {
+  if (usable_entry()) return "OpenMP of this process";
+  return is_forked.load(std::memory_order_relaxed) ? "none after a fork" : "none";
+}
 
 }  // namespace xception

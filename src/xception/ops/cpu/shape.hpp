@@ -5,7 +5,8 @@
 
 namespace xception {
 
-enum class Activation : int { kNone = 0, kRelu = 1, kRelu6 = 2 };
+// `merge` knows the first three alone: their gradient follows from what they give.
+enum class Activation : int { kNone = 0, kRelu = 1, kRelu6 = 2, kHardswish = 3, kSilu = 4 };
 
 // y = pointwise * (depthwise * activation(x * in_scale + in_shift)), zeros around the activated x.
 // Tensors are float32. Legend of axes: n picture, h w height and width of x, c its channels,
@@ -27,7 +28,7 @@ struct ForwardArguments {
   const float* in_shift;   // (c)
   const float* depthwise;  // (c, k) or null: no depthwise step
   const float* pointwise;  // (o, c) or null: no pointwise step, then o = c
-  float* y;                // (n, p, q, o)
+  float* y;                // (n, p, q, o) or null: only the statistics are wanted
   float* mean;             // (o) or null: no statistics
   float* squares;          // (o), sum of squared distances from the mean
   int threads;

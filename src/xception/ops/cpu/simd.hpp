@@ -62,10 +62,11 @@ XCEPTION_INLINE void finish_stores() {
 #endif
 }
 
+constexpr int64_t kCacheFloats = int64_t{6} << 20;  // 24 MB, of a cache shared by cores
+
 // Whether rows of `channels` floats from `data` on may and should be stored past the caches.
 inline bool goes_past_caches(const float* data, int64_t floats, int64_t channels) {
-  constexpr int64_t kLargest = int64_t{6} << 20;  // floats; 24 MB, of a cache shared by cores
-  return floats > kLargest && channels % kLanes == 0 &&
+  return floats > kCacheFloats && channels % kLanes == 0 &&
          reinterpret_cast<uintptr_t>(data) % sizeof(Vector) == 0;
 }
 
@@ -104,6 +105,12 @@ XCEPTION_INLINE void store_of_panel(float* panel, int lane, int channels, Vector
   } else if (lane < channels) {
     store_first(panel + lane, value, channels - lane);
   }
+}
+
+// One panel of a pixel that is read soon: panels jump from pixel to pixel, which the machine's own
+// prefetching does not follow. Always inlined, since compilers drop calls that only prefetch.
+XCEPTION_INLINE void prefetch_panel(const float* pixel) {
+  for (int lane = 0; lane < kPanel; lane += 16) __builtin_prefetch(pixel + lane);
 }
 
 // kLanes small whole numbers in memory, one byte each.

@@ -6,12 +6,12 @@
 
 #include <algorithm>
 
+#include "activation.hpp"
 #include "shape.hpp"
 #include "simd.hpp"
 
 namespace XCEPTION_ISA {
 
-using xception::Activation;
 using xception::UnitShape;
 
 struct Window {
@@ -22,27 +22,6 @@ struct Window {
   }
   Window from_row(int row) const { return {at(row, 0), rows - row, columns}; }
 };
-
-// Comparisons are written so that NaN passes through, as it does in torch.
-template <Activation A>
-XCEPTION_INLINE Vector activate(Vector z) {
-  if constexpr (A == Activation::kNone) return z;
-  z = Vector{} > z ? Vector{} : z;
-  if constexpr (A == Activation::kRelu6) {
-    const Vector six = broadcast(6.0f);
-    z = six < z ? six : z;
-  }
-  return z;
-}
-
-// The gradient before the activation, from the one behind it and the value before it.
-template <Activation A>
-XCEPTION_INLINE Vector activation_gradient(Vector gradient, Vector z) {
-  if constexpr (A == Activation::kNone) return gradient;
-  gradient = z <= Vector{} ? Vector{} : gradient;
-  if constexpr (A == Activation::kRelu6) gradient = z >= broadcast(6.0f) ? Vector{} : gradient;
-  return gradient;
-}
 
 // Scale and shift of one panel, zero behind its last channel; ones and zeros where there are none.
 struct PanelAffine {
@@ -60,6 +39,8 @@ struct View {
   int64_t row, column;
   int step_h = 1, step_w = 1;
 };
+
+constexpr int kPixelsAhead = 8;
 
 // Fill a window with activation(x * scale + shift) of one picture; zeros outside the picture.
 // picture: (h, w, c) from the panel's first channel.
@@ -83,12 +64,14 @@ void fill_window(const float* picture, const UnitShape& s, const PanelAffine& af
     const float* from = picture + (y * s.w + view.column + int64_t{first} * view.step_w) * s.c;
     to += static_cast<size_t>(first) * kPanel;
     if (channels == kPanel) {
-      for (int i = first; i < last; ++i, from += step, to += kPanel)
+      for (int i = first; i < last; ++i, from += step, to += kPanel) {
+        prefetch_panel(from + kPixelsAhead * step);
         for (int lane = 0; lane < kPanel; lane += kLanes) {
           Vector z = load(from + lane);
           if constexpr (HasAffine) z = z * load(affine.scale + lane) + load(affine.shift + lane);
           store(to + lane, activate<A>(z));
         }
+      }
     } else {
       for (int i = first; i < last; ++i, from += step, to += kPanel)
         for (int lane = 0; lane < kPanel; lane += kLanes) {
@@ -112,6 +95,12 @@ inline FillWindow window_filler(Activation activation, bool has_affine) {
     case Activation::kRelu6:
       return has_affine ? fill_window<Activation::kRelu6, true>
                         : fill_window<Activation::kRelu6, false>;
+    case Activation::kHardswish:
+      return has_affine ? fill_window<Activation::kHardswish, true>
+                        : fill_window<Activation::kHardswish, false>;
+    case Activation::kSilu:
+      return has_affine ? fill_window<Activation::kSilu, true>
+                        : fill_window<Activation::kSilu, false>;
     default:
       return has_affine ? fill_window<Activation::kNone, true>
                         : fill_window<Activation::kNone, false>;

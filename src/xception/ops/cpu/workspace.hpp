@@ -10,6 +10,14 @@
 #include <sys/mman.h>
 #endif
 
+// In a build with AddressSanitizer, what was not taken is out of bounds; else these do nothing.
+#if __has_include(<sanitizer/asan_interface.h>)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(address, bytes)
+#define ASAN_UNPOISON_MEMORY_REGION(address, bytes)
+#endif
+
 namespace XCEPTION_ISA {
 
 class Workspace {
@@ -23,13 +31,15 @@ class Workspace {
   bool reserve(size_t floats) {
     used_ = 0;
     const size_t bytes = (floats * sizeof(float) + kPage) / kPage * kPage;
-    if (bytes <= bytes_) return true;
-    std::free(block_);
-    block_ = static_cast<float*>(std::aligned_alloc(kPage, bytes));
-    bytes_ = block_ ? bytes : 0;
+    if (bytes > bytes_) {
+      std::free(block_);
+      block_ = static_cast<float*>(std::aligned_alloc(kPage, bytes));
+      bytes_ = block_ ? bytes : 0;
 #if defined(__linux__)
-    if (block_) madvise(block_, bytes, MADV_HUGEPAGE);
+      if (block_) madvise(block_, bytes, MADV_HUGEPAGE);
 #endif
+    }
+    ASAN_POISON_MEMORY_REGION(block_, bytes_);
     return block_ != nullptr;
   }
 
@@ -37,6 +47,7 @@ class Workspace {
   float* take(size_t floats) {
     float* taken = block_ + used_;
     used_ += rounded(floats);
+    ASAN_UNPOISON_MEMORY_REGION(taken, floats * sizeof(float));
     return taken;
   }
 

@@ -14,11 +14,8 @@ from typing import Any
 from torch import nn
 
 from xception.models import Classifier
-from xception.models.aligned import (
-    AlignedBlock,
-    NormalizedSeparableConv2d,
-    PreActivatedSeparableConv2d,
-)
+from xception.models.aligned import AlignedBlock
+from xception.models.aligned_units import NormalizedSeparableConv2d, PreActivatedSeparableConv2d
 from xception.models.block import XceptionBlock
 from xception.models.head import ClassifierHead
 from xception.models.mini_xception import ConvolutionHead
