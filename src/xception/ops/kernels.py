@@ -26,10 +26,7 @@ _RUNTIMES = ("libgomp.so.1", "libomp.so", "libomp.so.5", "libiomp5.so", "libomp.
 
 
 def _team_entry() -> int:
-    """Address of GOMP_parallel in the OpenMP runtime that torch has loaded; 0: there is none.
-
-    Looked up here, since the C++ functions for it would tie a wheel to a new glibc.
-    """
+    """Address of GOMP_parallel in the OpenMP runtime that torch has loaded; 0: there is none."""
     if sys.platform == "win32":
         return 0
     for name in _RUNTIMES:  # None: whatever the process shows to all of its libraries
