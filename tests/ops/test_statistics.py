@@ -65,7 +65,8 @@ def test_second_derivatives_are_those_of_plain_torch() -> None:
 def test_a_compiled_call_is_plain_torch() -> None:
     torch._dynamo.reset()
     x = torch.randn(2, 5, 4, 4)
-    for found, expected in zip(torch.compile(measured, fullgraph=True)(x), measured(x)):
+    compiled = torch.compile(measured, fullgraph=True, backend="aot_eager")
+    for found, expected in zip(compiled(x), measured(x)):
         torch.testing.assert_close(found, expected)
 
 

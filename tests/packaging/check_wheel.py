@@ -21,6 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD_TOOLS = ("cc", "c++", "gcc", "g++", "clang", "clang++", "cmake", "ninja", "make")
+LONGEST_TOLD = 3000  # characters of a program's output
 COMPUTE = """
 import torch
 import xception
@@ -79,7 +80,8 @@ class Bare:
             errors="replace",
         )
         if done.returncode != 0:
-            raise Failed(f"{' '.join(command)[:200]}: exit code {done.returncode}\n{done.stdout}")
+            end = done.stdout[-LONGEST_TOLD:]
+            raise Failed(f"{' '.join(command)[:200]}: exit code {done.returncode}\n{end}")
         return done.stdout
 
     def kernels(self) -> str:
