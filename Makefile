@@ -53,12 +53,12 @@ bench: $(VENV)/benched
 wheel: $(VENV)/packaging
 	@rm -rf build/packages dist
 	@mkdir -p build dist
-	@{ $(BIN)/python -m build --outdir build/packages . \
+	@( $(BIN)/python -m build --outdir build/packages . \
 		&& for wheel in build/packages/*-linux_*.whl; do \
 			[ ! -e $$wheel ] || PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m auditwheel \
 				repair --wheel-dir dist $$wheel && rm -f $$wheel || exit 1; \
 		done \
-		&& mv build/packages/* dist; } >build/packages.log 2>&1 \
+		&& mv build/packages/* dist ) >build/packages.log 2>&1 \
 		|| { tail -n 40 build/packages.log; exit 1; }
 	@ls dist/*
 

@@ -14,6 +14,7 @@ import pytest
         ".ops",
         ".nn",
         ".models",
+        ".fusion",
         ".weights",
         ".data",
         ".export",

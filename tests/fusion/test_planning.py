@@ -106,6 +106,12 @@ def test_a_depthwise_convolution_by_itself(kernel, swapped, bias, assert_same, p
     assert_same(fused, build())
     with torch.no_grad():
         torch.testing.assert_close(fused(pictures()), build()(pictures()))
+    seconds = []
+    for network in (fused, build()):
+        x = pictures().requires_grad_()
+        (grad,) = torch.autograd.grad(network(x).square().sum(), x, create_graph=True)
+        seconds.append(torch.autograd.grad(grad.square().sum(), [x, *network.parameters()]))
+    torch.testing.assert_close(*seconds, rtol=1e-4, atol=1e-4)
 
 
 def test_what_the_example_does_not_reach():

@@ -299,3 +299,23 @@ def test_inference_mode() -> None:
     with torch.inference_mode():
         out = model(pictures())
     torch.testing.assert_close(out, model(pictures()).detach(), rtol=0, atol=0)
+
+
+def test_second_derivatives_of_a_block_are_those_of_plain_torch() -> None:
+    """A gradient penalty, through the statistics of each normalization."""
+    block = network().middle_flow[0].train()
+    shape = (4, block.units[0].conv.depthwise.in_channels, 7, 6)
+
+    def second() -> list[Tensor]:
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        out = block(x)
+        (grad,) = torch.autograd.grad(out.square().mean(), x, create_graph=True)
+        return [out, *torch.autograd.grad(grad.square().sum(), [x, *block.parameters()])]
+
+    found = second()
+    assert operators_of(found[0])
+    set_kernels("off")
+    for ours, theirs in zip(found, second(), strict=True):
+        torch.testing.assert_close(
+            ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.detach().abs().max())
+        )

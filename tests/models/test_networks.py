@@ -26,12 +26,16 @@ SIZES = {"xception": (74, 71)} | dict.fromkeys(("xception_tiny", "xception_small
 ALL = list_models()
 
 
-def make(name: str, **arguments: object) -> tuple[Classifier, torch.Tensor]:
+def make(name: str, dampened: bool = False, **arguments: object) -> tuple[Classifier, torch.Tensor]:
+    """A network with statistics of its pictures; dampened: what its middle blocks add is small."""
     torch.manual_seed(0)
     model = create_model(name, num_classes=5, **arguments)  # type: ignore[arg-type]
     assert isinstance(model, Classifier)
     x = torch.randn(2, model.in_channels, *SIZES.get(name, (33, 46)))
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for block in model.middle_flow if dampened else ():
+        last = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)][-1]
+        nn.init.constant_(last.weight, 0.2)
     for norm in norms:
         norm.momentum, momentum = 1.0, norm.momentum
     with torch.no_grad():
@@ -139,17 +143,22 @@ def test_a_trace_serves_height_and_width_of_any_size() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(name: str, dtype: torch.dtype) -> None:
-    model, x = make(name)
+@pytest.mark.parametrize("dtype, bound", [(torch.bfloat16, 0.7), (torch.float16, 0.1)])
+def test_half_precision(name: str, dtype: torch.dtype, bound: float) -> None:
+    """As near as the type allows: xception71, the deepest, comes to 0.35 and 0.05.
+
+    Undampened, random weights make chaos of it: rounding alone changes such logits by 1.6 times
+    their size, and by another amount on each processor.
+    """
+    model, x = make(name, dampened=True)
     with torch.no_grad():
-        expected = model(x).softmax(-1)
+        expected = model(x)
         with torch.autocast("cpu", dtype=dtype):
             lowered = model(x)
         half = model.to(dtype)(x.to(dtype))
     for out in (lowered, half):
         assert out.dtype == dtype and out.isfinite().all()
-        torch.testing.assert_close(out.float().softmax(-1), expected, atol=0.1, rtol=0)
+        assert (out.float() - expected).norm() <= bound * expected.norm()
 
 
 @pytest.mark.parametrize("name", ALL)

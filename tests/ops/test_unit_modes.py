@@ -166,15 +166,23 @@ def test_transforms_and_forward_mode_are_plain_torch(
     torch.testing.assert_close(gradient, torch.autograd.grad(total(*used), used)[0])
 
 
+@pytest.mark.parametrize("shift_from_scale", [False, True])
 def test_second_derivatives_are_those_of_plain_torch(
-    instruction_sets: list[str], make_unit: Callable[..., Any]
+    instruction_sets: list[str], make_unit: Callable[..., Any], shift_from_scale: bool
 ) -> None:
-    """The kernels have none; asked for a graph of the gradients, the reference makes it."""
+    """The kernels have none; asked for a graph of the gradients, the reference makes it.
+
+    A batch normalization's shift is computed from its scale.
+    """
     unit = make_unit((2, 33, 9, 8), 40, (3, 3))
 
     def second() -> list[Tensor]:
         tensors = leaves(unit)
-        first = torch.autograd.grad(total(*tensors), tensors, create_graph=True)
+        x, scale, shift, *weights = tensors
+        if shift_from_scale:
+            shift = shift - scale * x.mean((0, 2, 3))
+        value = total(x, scale, shift, *weights)
+        first = torch.autograd.grad(value, tensors, create_graph=True)
         return list(torch.autograd.grad(sum(g.square().sum() for g in first), tensors))
 
     found = second()

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from xception.fusion.legality import four_sides_of
@@ -26,22 +25,25 @@ class _Depthwise(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.geometry = list(conv.stride), list(four_sides_of(conv)), list(conv.dilation)
-        return F.conv2d(
-            x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups
-        )  # fmt: skip
+        ctx.geometry = conv.stride, conv.padding, conv.dilation, conv.groups
+        ctx.sides = list(four_sides_of(conv))
+        return F.conv2d(x, weight, bias, *ctx.geometry)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        grad_bias = grad.sum((0, 2, 3)) if needs_bias else None
+        if torch.is_grad_enabled():  # create_graph: the kernels have no second derivative
+            inputs = x.view_as(x), weight.view_as(weight)
+            y = F.conv2d(*inputs, None, *ctx.geometry)
+            wanted = [t for t, needs in zip(inputs, (needs_x, needs_weight)) if needs]
+            found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
+            grads = [next(found) if needs else None for needs in (needs_x, needs_weight)]
+            return *grads, grad_bias, None
+        stride, _, dilation, _ = ctx.geometry
         grad_x, _, _, grad_weight, _ = torch.ops.xception.separable_unit_backward(
             grad, None, None, grad, grad.new_empty(0), x, None, None, "none", weight, None,
-            *ctx.geometry, ctx.needs_input_grad[0],
+            list(stride), ctx.sides, list(dilation), needs_x,
         )  # fmt: skip
-        return (
-            grad_x if ctx.needs_input_grad[0] else None,
-            grad_weight,
-            grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None,
-            None,
-        )
+        return grad_x if needs_x else None, grad_weight, grad_bias, None

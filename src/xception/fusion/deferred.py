@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_map_only
 
 from xception.fusion.calls import ADDITIONS, ADDITIONS_IN_PLACE, QUESTIONS
@@ -116,17 +115,19 @@ class _Defer(torch.autograd.Function):
         return Deferred(work, is_linked=True)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        needed = ctx.needs_input_grad[1:]
+        create_graph = torch.is_grad_enabled()
+        # Each by itself: scale and shift may depend on each other and on what raw depends on.
         leaves = [
-            t if t is None else t.detach().requires_grad_(needed)
-            for t, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[1:])
+            t if t is None else t.view_as(t) if create_graph else t.detach().requires_grad_(needs)
+            for t, needs in zip(ctx.saved_tensors, needed)
         ]
         with torch.enable_grad():
             out = ctx.work.with_tensors(leaves).compute()
-        wanted = [t for t in leaves if t is not None and t.requires_grad]
-        found = iter(torch.autograd.grad(out, wanted, grad))
-        return None, *(next(found) if t is not None and t.requires_grad else None for t in leaves)
+        wanted = [t for t, needs in zip(leaves, needed) if t is not None and needs]
+        found = iter(torch.autograd.grad(out, wanted, grad, create_graph=create_graph))
+        return None, *(next(found) if needs else None for needs in needed)
 
 
 class _Cut(torch.autograd.Function):

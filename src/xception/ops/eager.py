@@ -36,6 +36,9 @@ def differentiable_gradients(
 
     arriving: of each output; None where nothing arrives
     """
+    # Each by itself: one may be computed from another, as a shift is from a scale, and the
+    # gradient by that way belongs to whoever computed it.
+    inputs = [x.view_as(x) if needs else x for x, needs in zip(inputs, needs_gradient, strict=True)]
     outputs = reference(*inputs)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     met = [(out, grad) for out, grad in zip(outputs, arriving, strict=False) if grad is not None]

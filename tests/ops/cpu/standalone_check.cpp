@@ -1,4 +1,4 @@
-// The kernels without Python or torch: every instruction set of this machine, against reference.hpp.
+// The kernels without Python or torch: each instruction set of a machine against reference.hpp.
 //
 //     standalone_check [--large] [instruction set]...     (default: all that are usable here)
 //

@@ -17,8 +17,8 @@ using TeamEntry = void (*)(void (*body)(void*), void* context, unsigned threads,
 // them waits forever. A child works alone.
 void use_team(TeamEntry entry);
 
-// Calls body(part, context) for each part in 0..parts-1 on up to `threads` threads; returns when all
-// are done. A part goes to the thread that is free first, so results must not depend on which.
+// Calls body(part, context) for each part in 0..parts-1 on up to `threads` threads; returns when
+// all are done. A part goes to the thread that is free first, so results must not depend on which.
 void run_parts(int parts, int threads, void (*body)(int part, void* context), void* context);
 
 // "OpenMP of this process", "none" or "none after a fork": for `xception --version`.
