@@ -17,9 +17,15 @@ def test_says_whether_it_was_taken() -> None:
     assert done.stdout.strip() in ("True", "False")
 
 
-def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_systems_are_left_alone_and_told_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert allocator.tune_allocator() is False
+    with caplog.at_level("INFO"):
+        assert allocator.tune_allocator() is False
+    assert caplog.messages == [
+        "the allocator stays as it is: there is no glibc here, or it refuses"
+    ]
 
 
 def test_a_libc_without_mallopt_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,10 @@ removes that cost. It is process-wide, so it is never done by importing: a progr
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
+
+log = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD = -1  # the numbers are those of glibc's malloc.h
 _M_TOP_PAD = -2
@@ -20,8 +23,19 @@ def tune_allocator() -> bool:
     """Make glibc keep freed memory in the process; call it before the first large allocation.
 
     Returns True when the setting was taken, False where there is no glibc (macOS, Windows, musl)
-    or it refused; nothing changes then. Memory that was used once stays with the process.
+    or it refused; nothing changes then. Memory that was used once stays with the process. Which of
+    the two it was is logged as INFO; `xception --verbose` shows it.
     """
+    taken = _set()
+    log.info(
+        "glibc's allocator keeps freed memory from now on"
+        if taken
+        else "the allocator stays as it is: there is no glibc here, or it refuses"
+    )
+    return taken
+
+
+def _set() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     try:

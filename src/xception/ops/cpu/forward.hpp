@@ -9,6 +9,7 @@
 #include <atomic>
 #include <vector>
 
+#include "depthwise.hpp"
 #include "gemm.hpp"
 #include "packing.hpp"
 #include "parallel.hpp"

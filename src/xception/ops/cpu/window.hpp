@@ -1,7 +1,7 @@
-// The spatial half, one panel of 32 channels at a time.
+// What a depthwise step reads, one panel of 32 channels at a time.
 //
 // A window is a piece of an activated picture with its zero padding written out, [rows][columns][32].
-// Reading through it, no depthwise loop below knows of borders, strides of pictures or activations.
+// Reading through it, no depthwise loop knows of borders, strides of pictures or activations.
 #pragma once
 
 #include <algorithm>
@@ -133,124 +133,5 @@ class RowFiller {
   Window window_;
   int filled_ = 0;
 };
-
-// How the taps of a depthwise kernel lie in a window.
-struct Taps {
-  int rows, columns;             // of the kernel
-  int stride_h, stride_w;        // window pixels from one output pixel to the next
-  int dilation_h, dilation_w;    // and from one tap to the next
-  bool dense3x3() const {
-    return rows == 3 && columns == 3 && stride_w == 1 && dilation_h == 1 && dilation_w == 1;
-  }
-};
-
-// `Pixels` neighbouring outputs of a 3x3 kernel of stride 1, one vector of channels.
-template <int Pixels>
-XCEPTION_INLINE void depthwise_3x3(const float* from, size_t row_stride, const float* taps_k,
-                                   float* to) {
-  Vector sum[Pixels];
-  for (int p = 0; p < Pixels; ++p) sum[p] = Vector{};
-#pragma GCC unroll 3
-  for (int ky = 0; ky < 3; ++ky, from += row_stride, taps_k += 3 * kPanel) {
-    Vector in[Pixels + 2];
-    for (int i = 0; i < Pixels + 2; ++i) in[i] = load(from + i * kPanel);
-#pragma GCC unroll 3
-    for (int kx = 0; kx < 3; ++kx) {
-      const Vector tap = load(taps_k + kx * kPanel);
-      for (int p = 0; p < Pixels; ++p) sum[p] += in[p + kx] * tap;
-    }
-  }
-  for (int p = 0; p < Pixels; ++p) store(to + p * kPanel, sum[p]);
-}
-
-// out[rows * columns][32]: the depthwise convolution of a window. taps_k: [kernel place][32].
-inline void depthwise(const Window& window, const Taps& taps, const float* taps_k, int rows,
-                      int columns, float* out) {
-  const size_t row_stride = static_cast<size_t>(window.columns) * kPanel;
-  if (taps.dense3x3()) {
-    for (int lane = 0; lane < kPanel; lane += kLanes)
-      for (int r = 0; r < rows; ++r) {
-        const float* from = window.at(r * taps.stride_h, 0) + lane;
-        float* to = out + static_cast<size_t>(r) * columns * kPanel + lane;
-        int column = 0;
-        for (; column + 4 <= columns; column += 4)
-          depthwise_3x3<4>(from + column * kPanel, row_stride, taps_k + lane, to + column * kPanel);
-        for (; column < columns; ++column)
-          depthwise_3x3<1>(from + column * kPanel, row_stride, taps_k + lane, to + column * kPanel);
-      }
-    return;
-  }
-  for (int r = 0; r < rows; ++r)
-    for (int column = 0; column < columns; ++column, out += kPanel) {
-      const float* corner = window.at(r * taps.stride_h, column * taps.stride_w);
-      for (int lane = 0; lane < kPanel; lane += kLanes) {
-        Vector sum{};
-        const float* tap = taps_k + lane;
-        for (int ky = 0; ky < taps.rows; ++ky)
-          for (int kx = 0; kx < taps.columns; ++kx, tap += kPanel)
-            sum += load(tap) * load(corner + ky * taps.dilation_h * row_stride +
-                                    kx * taps.dilation_w * kPanel + lane);
-        store(out + lane, sum);
-      }
-    }
-}
-
-// taps_k[kernel place][32] += the sum over outputs of gradient * the window's value at that tap.
-// Each row is summed by itself first: nearer to the true sum than one long chain.
-inline void depthwise_gradient(const Window& window, const Taps& taps, const float* gradient,
-                               int rows, int columns, float* taps_k) {
-  const size_t row_stride = static_cast<size_t>(window.columns) * kPanel;
-  if (taps.dense3x3()) {
-    for (int lane = 0; lane < kPanel; lane += kLanes)
-      for (int r = 0; r < rows; ++r) {
-        const float* from = window.at(r * taps.stride_h, 0) + lane;
-        const float* g = gradient + static_cast<size_t>(r) * columns * kPanel + lane;
-        Vector sum[9];
-        for (int k = 0; k < 9; ++k) sum[k] = Vector{};
-        int column = 0;
-        for (; column + 2 <= columns; column += 2, g += 2 * kPanel, from += 2 * kPanel) {
-          const Vector g0 = load(g), g1 = load(g + kPanel);
-#pragma GCC unroll 3
-          for (int ky = 0; ky < 3; ++ky) {
-            Vector in[4];
-            for (int i = 0; i < 4; ++i) in[i] = load(from + ky * row_stride + i * kPanel);
-#pragma GCC unroll 3
-            for (int kx = 0; kx < 3; ++kx) {
-              sum[ky * 3 + kx] += g0 * in[kx];
-              sum[ky * 3 + kx] += g1 * in[kx + 1];
-            }
-          }
-        }
-        if (column < columns) {
-          const Vector g0 = load(g);
-#pragma GCC unroll 3
-          for (int ky = 0; ky < 3; ++ky)
-#pragma GCC unroll 3
-            for (int kx = 0; kx < 3; ++kx)
-              sum[ky * 3 + kx] += g0 * load(from + ky * row_stride + kx * kPanel);
-        }
-        for (int k = 0; k < 9; ++k) {
-          float* to = taps_k + k * kPanel + lane;
-          store(to, load(to) + sum[k]);
-        }
-      }
-    return;
-  }
-  for (int ky = 0; ky < taps.rows; ++ky)
-    for (int kx = 0; kx < taps.columns; ++kx, taps_k += kPanel)
-      for (int lane = 0; lane < kPanel; lane += kLanes) {
-        Vector total{};
-        for (int r = 0; r < rows; ++r) {
-          const float* g = gradient + static_cast<size_t>(r) * columns * kPanel + lane;
-          const float* from =
-              window.at(r * taps.stride_h + ky * taps.dilation_h, kx * taps.dilation_w) + lane;
-          Vector sum{};
-          for (int column = 0; column < columns; ++column)
-            sum += load(g + column * kPanel) * load(from + column * taps.stride_w * kPanel);
-          total += sum;
-        }
-        store(taps_k + lane, load(taps_k + lane) + total);
-      }
-}
 
 }  // namespace XCEPTION_ISA
