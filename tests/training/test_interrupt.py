@@ -23,12 +23,17 @@ def test_the_first_signal_asks_and_the_handlers_come_back(number: signal.Signals
 
 def test_the_second_ctrl_c_interrupts() -> None:
     """Another thread may take a signal in: then it reaches Python a moment later."""
-    with pytest.raises(KeyboardInterrupt), Interruption() as interruption:
-        os.kill(os.getpid(), signal.SIGINT)
-        while not interruption.wanted:
-            time.sleep(0.001)
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(10)
+    # A shell starts what runs in the background with Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), Interruption() as interruption:
+            os.kill(os.getpid(), signal.SIGINT)
+            while not interruption.wanted:
+                time.sleep(0.001)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_outside_the_main_thread_nothing_changes() -> None:
