@@ -93,6 +93,22 @@ def test_questions_are_answered_without_computing(make):
     assert x.stride() == there.stride() and repr(x) and x.tolist()
 
 
+def test_questions_are_answered_by_the_tensor_once_it_is_there():
+    with torch.no_grad():
+        x = defer(an_affine())
+    name = hash(x)
+    x.unsqueeze_(1).requires_grad_()
+    assert x.shape == (2, 1, 5, 4, 3) and x.dim() == 5 and x.requires_grad and hash(x) == name
+
+
+def test_it_is_computed_in_the_precision_that_it_has():
+    x = defer(a_filter())
+    with torch.autocast("cpu", torch.bfloat16):
+        read, work = x.mean(), x * 1
+    assert x.dtype == read.dtype == work.dtype == torch.float32
+    torch.testing.assert_close(work, a_filter().compute())
+
+
 def test_it_is_computed_once_and_read_by_all_from_then_on():
     x = defer(an_affine())
     first, second = x * 1, work_of(x)

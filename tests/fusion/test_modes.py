@@ -212,6 +212,55 @@ def test_without_gradients(pair, assert_equal):
             assert type(assert_equal(*pair)) is Tensor
 
 
+def test_training_mode_in_inference_mode(pair, assert_equal):
+    with torch.inference_mode():
+        assert_equal(*pair)
+    for (name, a), b in zip(pair[0].named_buffers(), pair[1].buffers()):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+class Logging(nn.Module):
+    """Reads what goes from one part to the next in another mode than the rest runs in."""
+
+    def __init__(self, network: nn.Sequential, mode: Any) -> None:
+        super().__init__()
+        self.first, self.second, self.mode = network[:5], network[5:], mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        with self.mode():
+            self.mean = x.mean()
+        return self.second(x)
+
+
+MODES = {
+    "no gradients": torch.no_grad,
+    "inference": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_reading_in_another_mode_changes_nothing(mode, pair, assert_same):
+    fused, plain = (Logging(network, mode) for network in pair)
+    assert_same(fused, plain)
+    assert fused.mean.dtype == torch.float32
+
+
+def test_what_inference_mode_has_made_can_be_trained_on(assert_same):
+    def build() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.ReLU(), nn.Conv2d(3, 8, 1, bias=False), nn.BatchNorm2d(8)).train()
+
+    plain, fused = build(), build()
+    xception.fuse(fused)
+    with torch.inference_mode():
+        x = torch.randn(2, 3, 8, 8)
+    for network in (plain, fused):
+        network(x).square().sum().backward()
+    torch.testing.assert_close(fused[1].weight.grad, plain[1].weight.grad, rtol=1e-3, atol=1e-3)
+
+
 def test_parts_of_a_network_by_themselves(pair, pictures):
     """What a part gives may be deferred, and is a tensor all the same."""
     fused, plain = pair

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -69,6 +71,62 @@ def test_a_subclass_may_do_anything():
 def test_single_pixels_are_left_to_torch():
     report = fused_with(side=1)
     assert "a single pixel" in texts(report)["0"]
+
+
+def test_a_convolution_of_single_pictures():
+    class Single(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(torch.stack([self.conv(picture) for picture in x]))
+
+    network = Single().train()
+    report = xception.fuse(network, torch.randn(2, 3, 8, 8))
+    assert texts(report)["conv"] == "called with a single picture (C, H, W)"
+    network(torch.randn(2, 3, 8, 8)).sum().backward()
+
+
+def test_inputs_by_keyword(assert_same):
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.norm = nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4)
+            self.act, self.last = nn.ReLU(), nn.Conv2d(4, 4, 1, bias=False)
+            self.norm_2 = nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.act(input=self.norm(input=self.conv(input=x)))
+            return self.norm_2(input=self.last(input=x))
+
+    fused = Named().train()
+    report = texts(xception.fuse(fused))
+    assert report["norm"] == report["act"] == "folded into what reads it"
+    assert_same(fused, Named().train())
+
+
+WRONG = {"smaller than the kernel": (1, 3, 3, 3), "other channels": (2, 5, 9, 9)}
+
+
+@pytest.mark.parametrize("size", WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_wrong_inputs_are_refused_in_torchs_words(size, index):
+    plain = nn.Sequential(
+        nn.Conv2d(3, 3, 5, groups=3, bias=False), nn.Conv2d(3, 3, 1, bias=False), nn.BatchNorm2d(3)
+    )
+    fused = copy.deepcopy(plain)
+    xception.fuse(fused)
+    messages = []
+    for network in (plain, fused):
+        try:
+            network[index](torch.zeros(size))
+        except (RuntimeError, ValueError) as error:
+            messages.append(str(error))
+        else:
+            messages.append("")
+    assert messages[0] == messages[1]
 
 
 def test_separable_convolutions_are_one_operator(assert_same):

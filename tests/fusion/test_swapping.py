@@ -151,3 +151,35 @@ def test_a_failed_fusion_leaves_no_trace(small_network):
         xception.fuse(network, torch.zeros(1, 4, 8, 8))
     assert all(module.training for module in network.modules())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+
+
+def test_a_view_of_what_is_channels_last_now_is_named():
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layers(x).view(x.shape[0], -1)
+
+    network = Viewing().train()
+    classes = [type(module) for module in network.modules()]
+    with pytest.raises(UsageError, match="channels_last memory format"):
+        xception.fuse(network, torch.zeros(1, 3, 8, 8))
+    assert [type(module) for module in network.modules()] == classes and network.training
+    assert network(torch.zeros(2, 3, 8, 8)).shape == (2, 256)
+
+
+def test_the_example_moves_no_random_numbers_and_calls_no_train(small_network):
+    class Drawing(nn.Sequential):
+        def train(self, mode: bool = True) -> nn.Module:
+            raise AssertionError("what a network does besides is not to happen")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x + torch.rand_like(x))
+
+    network = Drawing(*small_network())
+    random = torch.get_rng_state()
+    xception.fuse(network)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(module.training for module in network.modules())

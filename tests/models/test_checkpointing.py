@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -112,6 +113,25 @@ def test_frozen_normalization_is_left_alone() -> None:
     before = {name: buffer.clone() for name, buffer in block.named_buffers()}
     checkpoint_block(block, torch.randn(2, 2, 4, 4)).sum().backward()
     assert all(torch.equal(buffer, before[name]) for name, buffer in block.named_buffers())
+
+
+def test_a_broken_graph_counts_once() -> None:
+    """A block that the compiler cannot take whole is recomputed outside of it."""
+    torch.compiler.reset()
+    plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    calls: list[int] = []
+
+    def hook(*_: Any) -> None:
+        calls.append(1)
+        torch._dynamo.graph_break()
+
+    twin = copy.deepcopy(plain)
+    twin[0].register_forward_hook(hook)
+    x = torch.randn(2, 3, 5, 5)
+    step(plain, x)
+    step(torch.compile(lambda x: checkpoint_block(twin, x), backend="aot_eager"), x)
+    assert len(calls) == 2
+    assert_equal_after(plain, twin)
 
 
 def test_compiled_training_counts_once() -> None:

@@ -77,15 +77,37 @@ def _hook_on_block(model: nn.Module) -> None:
     model.entry_flow[0].register_forward_pre_hook(lambda *_: None)
 
 
-@pytest.mark.parametrize(
-    "change", [_hook, _hook_within, _replace_activation, _freeze_norm, _hook_on_block]
-)
+def _append(model: nn.Module) -> None:
+    model.stem.append(nn.Dropout(0.0))
+
+
+def _insert(model: nn.Module) -> None:
+    model.stem.insert(3, nn.Dropout(0.0))
+
+
+def _drop_activation(model: nn.Module) -> None:
+    del model.stem[-1]
+
+
+@pytest.mark.parametrize("change", [
+    _hook, _hook_within, _replace_activation, _freeze_norm, _hook_on_block, _append, _insert,
+    _drop_activation,
+])  # fmt: skip
 def test_it_steps_aside(change: Callable[[nn.Module], None]) -> None:
     model = network("xception_tiny")
     assert is_fused(model)
     change(model)
     assert not is_fused(model)
     model(pictures())
+
+
+def test_an_empty_stem_is_no_activation() -> None:
+    model = create_model("xception_tiny", num_classes=5, in_channels=32).eval()
+    model.stem = nn.Sequential()
+    x = torch.randn(2, 32, 20, 20)
+    found = model(x)
+    set_kernels("off")
+    torch.testing.assert_close(found, model(x))
 
 
 def test_a_hook_on_a_convolution_fires() -> None:

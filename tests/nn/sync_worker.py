@@ -58,6 +58,14 @@ def layers(**settings: Any) -> nn.Module:
     )
 
 
+def changed(name: str, value: Any, **settings: Any) -> nn.Module:
+    """`layers`, an attribute of both normalizations set afterwards."""
+    model = layers(**settings)
+    for norm in (model[0], model[2]):
+        setattr(norm, name, value)
+    return model.double()
+
+
 def network(name: str = "xception_tiny", dtype: torch.dtype = torch.float64) -> nn.Module:
     torch.manual_seed(0)
     model = create_model(name, num_classes=5).to(dtype).train()
@@ -85,6 +93,19 @@ class Recomputed(nn.Module):
         return checkpoint_block(self.block, x)
 
 
+class Start(nn.Module):
+    """Stem and first block by the kernels, recomputed; a process without pictures has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = network(dtype=torch.float32)
+        self.network.keep_features(1)
+        self.network.set_grad_checkpointing()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network.forward_features(x)
+
+
 def frozen_start() -> nn.Module:
     """Some normalization in eval mode: there nothing is exchanged."""
     model = network()
@@ -99,6 +120,12 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int], torch.dtyp
     "no affine": (lambda: layers(affine=False).double(), LAYERS, torch.float64),
     "cumulative": (lambda: layers(momentum=None).double(), LAYERS, torch.float64),
     "no statistics": (lambda: layers(track_running_stats=False).double(), LAYERS, torch.float64),
+    "no bias": (lambda: changed("bias", None), LAYERS, torch.float64),
+    "no weight": (lambda: changed("weight", None), LAYERS, torch.float64),
+    "not tracked": (lambda: changed("track_running_stats", False), LAYERS, torch.float64),
+    "not counted": (
+        lambda: changed("num_batches_tracked", None, momentum=None), LAYERS, torch.float64,
+    ),
     "float32": (layers, LAYERS, torch.float32),
     "bfloat16": (lambda: SyncBatchNorm2d(3), LAYERS, torch.bfloat16),
     "one pixel": (lambda: layers().double(), (3, 1, 1), torch.float64),
@@ -110,6 +137,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int], torch.dtyp
         lambda: network(dtype=torch.float32).entry_flow[1], (64, 9, 8), torch.float32,
     ),
     "fused, checkpointed": (Recomputed, (64, 9, 8), torch.float32),
+    "fused start, checkpointed": (Start, PICTURES, torch.float32),
     "fused identity": (
         lambda: network(dtype=torch.float32).middle_flow[0], (128, 6, 5), torch.float32,
     ),

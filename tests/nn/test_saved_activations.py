@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -104,6 +104,31 @@ def test_what_is_left_alone() -> None:
         assert kept() == before + 1
     gradient = torch.autograd.grad(outputs[-1].sum(), x, retain_graph=True)[0]
     assert torch.equal(gradient, torch.autograd.grad(torch.conv2d(x, weight).sum(), x)[0])
+
+
+def test_a_negated_view_is_another_map() -> None:
+    """The imaginary part of a conjugate: the same numbers in memory, read with the other sign."""
+    x = torch.randn(1, 2, 3, 4, dtype=torch.complex64, requires_grad=True) * 1
+    with compress_saved_activations():
+        y = x.imag.square().sum() + 3 * x.conj().imag.square().sum()
+    (gradient,) = torch.autograd.grad(y, x)
+    expected = 8 * x.imag.detach().to(torch.bfloat16).float()
+    torch.testing.assert_close(gradient.imag, expected)
+
+
+def _sparse() -> Tensor:
+    place, size = torch.zeros(4, 1), (2, 2, 2, 2)
+    sparse = torch.sparse_coo_tensor(place, torch.ones(1), size, check_invariants=True)
+    return sparse.requires_grad_()
+
+
+@pytest.mark.parametrize(
+    "make", [_sparse, lambda: feature_map().to_mkldnn()], ids=["coo", "mkldnn"]
+)
+def test_other_layouts_are_left_alone(make: Callable[[], Tensor]) -> None:
+    with compress_saved_activations():
+        x = make() * 2
+        assert torch.equal((x * x).to_dense(), x.to_dense().square())
 
 
 def step(context: Any, dtype: torch.dtype = torch.float32, **changes: Any) -> tuple[Tensor, ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,14 +17,21 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from xception.nn import SyncBatchNorm2d, can_normalize, convert_sync_batchnorm
+from xception.nn.batch_statistics import (
+    batch_statistics,
+    scale_and_shift,
+    update_running_statistics,
+)
 
 WORKER = Path(__file__).with_name("sync_worker.py")
 SHARES = [(4, 2), (3, 0, 3)]  # pictures of each process: unequal, and none at all
 CASES = {  # and how far the results may be off, of the largest value
     "layers": 1e-12, "no affine": 1e-12, "cumulative": 1e-12, "no statistics": 1e-12,
     "one pixel": 1e-12, "network": 1e-11, "checkpointed": 1e-11, "frozen start": 1e-11,
-    "eval": 1e-11, "float32": 1e-5, "fused block": 1e-5, "fused identity": 1e-5, "fused tail": 1e-5,
-    "fused aligned": 1e-5, "fused, checkpointed": 1e-5, "bfloat16": 1e-2,
+    "no bias": 1e-12, "no weight": 1e-12, "not tracked": 1e-12, "not counted": 1e-12,
+    "fused start, checkpointed": 1e-4, "eval": 1e-11, "float32": 1e-5, "fused block": 1e-5,
+    "fused identity": 1e-5, "fused tail": 1e-5, "fused aligned": 1e-5, "fused, checkpointed": 1e-5,
+    "bfloat16": 1e-2,
 }  # fmt: skip
 
 Results = dict[str, Any]
@@ -140,6 +149,41 @@ def test_alone_it_is_batch_norm_bit_for_bit(
         assert torch.equal(tensor, theirs.state_dict()[key]), key
 
 
+@pytest.mark.skipif(
+    "bias" not in inspect.signature(nn.BatchNorm2d).parameters, reason="torch without the argument"
+)
+def test_without_a_bias() -> None:
+    norm = SyncBatchNorm2d(3, bias=False)
+    assert norm.bias is None and norm.weight is not None
+
+
+@pytest.mark.parametrize("change", [
+    {"bias": None}, {"weight": None}, {"track_running_stats": False},
+    {"momentum": None, "num_batches_tracked": None},
+], ids=lambda change: ", ".join(change))  # fmt: skip
+def test_the_parts_together_are_torchs(change: dict[str, Any]) -> None:
+    theirs = nn.BatchNorm2d(3).double()
+    nn.init.uniform_(theirs.weight, 0.5, 1.5)
+    nn.init.normal_(theirs.bias)
+    for name, value in change.items():
+        setattr(theirs, name, value)
+    ours = copy.deepcopy(theirs)
+    x = torch.randn(4, 3, 5, 6, dtype=torch.float64) + 2
+    mean, var = batch_statistics(x)
+    update_running_statistics(ours, mean, var, x.numel() // 3)
+    scale, shift = scale_and_shift(ours, mean, var)
+    torch.testing.assert_close(x * scale[:, None, None] + shift[:, None, None], theirs(x))
+    for name, buffer in theirs.named_buffers():
+        torch.testing.assert_close(dict(ours.named_buffers())[name], buffer)
+
+
+@pytest.mark.parametrize("settings", [{}, {"affine": False}, {"track_running_stats": False}])
+def test_other_channels_are_refused_before_the_exchange(settings: dict[str, Any]) -> None:
+    norm = SyncBatchNorm2d(1, **settings)
+    with pytest.raises(ValueError, match=r"as many channels as the layer, 1, got .*\(2, 3, 4, 5\)"):
+        norm.combined(torch.zeros(3), torch.ones(3), 40, torch.Size((2, 3, 4, 5)))
+
+
 class Own(nn.BatchNorm2d):
     pass
 
@@ -168,7 +212,19 @@ def test_conversion_keeps_everything_else() -> None:
     assert not model[5].training and model[5].process_group is None and model[5].weight is None
     model[1](torch.ones(2, 4, 1, 1, dtype=torch.float64))
     assert seen == ["hook"]
-    assert isinstance(convert_sync_batchnorm(nn.BatchNorm2d(2)), SyncBatchNorm2d)
+
+
+def test_conversion_keeps_the_layer_itself() -> None:
+    """So what holds it goes on to hold it: state-dict hooks, other lists of layers."""
+    norm = nn.BatchNorm2d(3)
+    seen: list[nn.Module] = []
+    norm.register_load_state_dict_pre_hook(lambda module, *_: seen.append(module))
+    model = nn.Sequential(norm)
+    convert_sync_batchnorm(model)
+    model.load_state_dict(model.state_dict())
+    assert model[0] is norm and seen == [norm] and isinstance(norm, SyncBatchNorm2d)
+    alone = nn.BatchNorm2d(2)
+    assert convert_sync_batchnorm(alone) is alone and isinstance(alone, SyncBatchNorm2d)
 
 
 def test_a_copy_shares_the_group(single: None) -> None:
@@ -178,6 +234,14 @@ def test_a_copy_shares_the_group(single: None) -> None:
     assert copied[0].process_group is group
     assert copied[0].weight is not model[0].weight
     assert torch.equal(copied(torch.ones(2, 3, 1, 1)), model(torch.ones(2, 3, 1, 1)))
+
+
+def test_a_pickled_layer_leaves_the_group_behind(single: None) -> None:
+    group = dist.group.WORLD if dist.is_initialized() else None
+    norm = SyncBatchNorm2d(3, process_group=group)
+    loaded = pickle.loads(pickle.dumps(norm))
+    assert loaded.process_group is None and torch.equal(loaded.weight, norm.weight)
+    assert norm.process_group is group and copy.copy(norm).process_group is group
 
 
 def test_the_fused_way_takes_it() -> None:

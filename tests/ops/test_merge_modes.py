@@ -115,6 +115,29 @@ def test_its_output_may_be_written_to(instruction_set: str, kind: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("only_skip", [False, True])
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_skip_added_as_it_is_may_be_written_to(
+    instruction_set: str, only_skip: bool, create_graph: bool
+) -> None:
+    """As in plain torch, whose sum keeps nothing."""
+    seconds = []
+    for name in (instruction_set, "off"):
+        set_kernels(name)
+        y, scale, shift, skip = inputs("plain")
+        if only_skip:
+            y, scale, shift = (t.detach() for t in (y, scale, shift))
+        leaves = [t for t in (y, scale, shift, skip) if t.requires_grad]
+        kept = skip * 1
+        out = merge(y, scale, shift, kept, pool=POOL).square()
+        kept.mul_(2)
+        grads = torch.autograd.grad(out.sum() + kept.sum(), leaves, create_graph=create_graph)
+        seconds.append(list(grads))
+        if create_graph:
+            seconds[-1] += torch.autograd.grad(sum(g.square().sum() for g in grads), leaves)
+    torch.testing.assert_close(*seconds, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_dtypes_are_plain_torch(instruction_set: str, dtype: torch.dtype) -> None:
     out = merge(*inputs(dtype=dtype), pool=POOL, activation="relu")

@@ -195,6 +195,29 @@ def test_second_derivatives_are_those_of_plain_torch(
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
 
 
+def test_statistics_left_out_have_no_gradients(instruction_set: str) -> None:
+    x = torch.randn(2, 3, 4, 5, requires_grad=True)
+    y, mean, var = separable_unit(x, None, None, None, None, statistics=False)
+    assert y.requires_grad and not mean.requires_grad and not var.requires_grad
+
+    class Nothing(torch.autograd.Function):
+        """A gradient of nothing arrives at what is before it."""
+
+        @staticmethod
+        def forward(ctx: Any, y: Tensor) -> Tensor:
+            return y.sum()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> None:
+            return None
+
+    for create_graph in (False, True):
+        (grad,) = torch.autograd.grad(
+            Nothing.apply(y) + x.sum(), x, retain_graph=True, create_graph=create_graph
+        )
+        assert torch.equal(grad, torch.ones_like(x))
+
+
 def test_two_threads_of_python_at_once(
     instruction_sets: list[str], make_unit: Callable[..., Any]
 ) -> None:

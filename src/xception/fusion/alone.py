@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xception.fusion.legality import four_sides_of
+from xception.ops.eager import differentiable_gradients
 
 
 def depthwise_alone(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -35,12 +36,10 @@ class _Depthwise(torch.autograd.Function):
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         grad_bias = grad.sum((0, 2, 3)) if needs_bias else None
         if torch.is_grad_enabled():  # create_graph: the kernels have no second derivative
-            inputs = x.view_as(x), weight.view_as(weight)
-            y = F.conv2d(*inputs, None, *ctx.geometry)
-            wanted = [t for t, needs in zip(inputs, (needs_x, needs_weight)) if needs]
-            found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
-            grads = [next(found) if needs else None for needs in (needs_x, needs_weight)]
-            return *grads, grad_bias, None
+            inputs = (x, weight, None, *ctx.geometry)
+            needs = (needs_x, needs_weight, *[False] * 5)
+            grad_x, grad_weight, *_ = differentiable_gradients(F.conv2d, inputs, needs, (grad,))
+            return grad_x, grad_weight, grad_bias, None
         stride, _, dilation, _ = ctx.geometry
         grad_x, _, _, grad_weight, _ = torch.ops.xception.separable_unit_backward(
             grad, None, None, grad, grad.new_empty(0), x, None, None, "none", weight, None,

@@ -19,6 +19,10 @@ _PROPERTIES = (
 # What is asked of a tensor without its numbers.
 QUESTIONS: set[Callable[..., Any]] = {
     Tensor.size, Tensor.dim, Tensor.numel, Tensor.nelement, Tensor.__len__, Tensor.__hash__,
-    Tensor.is_floating_point, Tensor.is_complex, torch.is_floating_point, torch.numel,
+    Tensor.is_floating_point, Tensor.is_complex, Tensor.is_inference, torch.numel,
+    torch.is_floating_point,
     *(getattr(Tensor, name).__get__ for name in _PROPERTIES),
 }  # fmt: skip
+
+# Those among them that the object itself answers for as long as it lives.
+OF_THE_OBJECT: set[Callable[..., Any]] = {Tensor.__hash__}

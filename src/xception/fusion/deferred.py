@@ -9,32 +9,31 @@ its gradient by the graph's node that every `Deferred` has.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from xception.fusion.calls import ADDITIONS, ADDITIONS_IN_PLACE, QUESTIONS
-from xception.fusion.pending import Affine, Filtered
+from xception.fusion.calls import ADDITIONS, ADDITIONS_IN_PLACE, OF_THE_OBJECT, QUESTIONS
+from xception.fusion.pending import Affine
+from xception.fusion.promise import Promise, Work, evaluated, version_of
 from xception.ops import merge
-
-Work: TypeAlias = Affine | Filtered
+from xception.ops.eager import differentiable_gradients
 
 
 class Deferred(Tensor):
-    """(N, C, H, W), float32; `work` says of what, and how it is computed.
+    """(N, C, H, W), float32; `promise` says of what, and how it is computed.
 
-    is_linked: gradients reach it through the tensors of `work`, if at all
+    is_linked: gradients reach it through the tensors of its work, if at all
     """
 
-    work: Work
-    computed: Tensor | None
+    promise: Promise
     is_linked: bool
 
     @staticmethod
-    def __new__(cls, work: Work, is_linked: bool = False) -> Deferred:
-        n, c, h, w = work.shape
+    def __new__(cls, promise: Promise, is_linked: bool = False) -> Deferred:
+        n, c, h, w = promise.work.shape
         tensor: Deferred = Tensor._make_wrapper_subclass(
             cls,
             (n, c, h, w),
@@ -42,29 +41,48 @@ class Deferred(Tensor):
             dtype=torch.float32,
             device=torch.device("cpu"),
         )
-        tensor.work = work
-        tensor.computed = None
+        tensor.promise = promise
         tensor.is_linked = is_linked
         return tensor
 
+    @property
+    def computed(self) -> Tensor | None:
+        return self.promise.computed
+
     def compute(self) -> Tensor:
         """The tensor itself; from the first time on it is what everyone reads."""
-        if self.computed is None:
-            with torch.enable_grad():  # whoever asks first may be without, others not
-                self.computed = _Cut.apply(self) if self.is_cut() else self.work.compute()
-        return self.computed
+        promise = self.promise
+        if promise.computed is None:
+            if self.is_cut():
+                with torch.inference_mode(False), torch.enable_grad():
+                    promise.computed = _Cut.apply(self)
+            else:  # whoever asks first may be without gradients, others not
+                promise.computed = evaluated(promise.work, has_graph=True)
+        return promise.computed
 
     def is_cut(self) -> bool:
         """Whether it was made without gradients, and a `torch.autograd.Function` has returned it:
-        then it has a gradient of which `work` knows nothing."""
+        then it has a gradient of which its work knows nothing."""
         return not self.is_linked and self.requires_grad
 
-    def becomes(self, y: Tensor) -> None:
-        """After an operation in place: what its other holders read from now on."""
+    def can_note_in_place(self) -> bool:
+        """Whether an operation in place may be put off: not one that is kept out of the graph."""
+        return torch.is_grad_enabled() or not self.requires_grad
+
+    def becomes(self, y: Tensor) -> Tensor:
+        """What an operation in place on it, with the result `y`, returns: all who hold the one or
+        the other see what happens to either."""
         if type(y) is Deferred:
-            self.work, self.computed = y.work, y.computed
+            self.promise.take(y.promise)
         else:
-            self.computed = y
+            self.promise.computed = y
+        self._follow(y)
+        return self if type(y) is Deferred else y
+
+    def _follow(self, y: Tensor) -> None:
+        if torch.is_grad_enabled() and y.requires_grad:
+            with torch._C.DisableTorchFunctionSubclass():
+                _Follow.apply(self, y)
 
     @classmethod
     def __torch_function__(
@@ -74,7 +92,8 @@ class Deferred(Tensor):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func in QUESTIONS:
+        x = args[0] if args and type(args[0]) is Deferred else None
+        if func in QUESTIONS and (x is None or x.computed is None or func in OF_THE_OBJECT):
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **(kwargs or {}))
         is_in_place = func in ADDITIONS_IN_PLACE
@@ -82,7 +101,11 @@ class Deferred(Tensor):
             total = _sum(args[0], args[1], is_in_place)
             if total is not None:
                 return total
-        return func(*_computed(tuple(args)), **_computed(dict(kwargs or {})))
+        version = version_of(x.compute()) if x is not None else None
+        out = func(*_computed(tuple(args)), **_computed(dict(kwargs or {})))
+        if x is not None and version != version_of(x.compute()):
+            x._follow(x.compute())
+        return out
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -96,7 +119,7 @@ class Deferred(Tensor):
         x = args[0] if args else None
         if func is torch.ops.aten.detach.default and type(x) is Deferred and x.computed is None:
             # How autograd saves a tensor: what checkpointing reads again is to be read as before.
-            return Deferred(x.work.with_tensors(_detached(x.work)), is_linked=True)
+            return Deferred(x.promise.detached(), is_linked=True)
         if func._schema.is_mutable and any(isinstance(a, Deferred) for a in args):
             raise RuntimeError(
                 f"{func} would write into a tensor that `xception.fuse` has not computed; "
@@ -109,25 +132,41 @@ class _Defer(torch.autograd.Function):
     """The graph's node of a `Deferred`, for those who do not know it."""
 
     @staticmethod
-    def forward(ctx: Any, work: Work, *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, promise: Promise, *tensors: Tensor | None) -> Tensor:
         ctx.save_for_backward(*tensors)
-        ctx.work = work.without_tensors()
-        return Deferred(work, is_linked=True)
+        ctx.work = promise.work.without_tensors()
+        return Deferred(promise, is_linked=True)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needed = ctx.needs_input_grad[1:]
-        create_graph = torch.is_grad_enabled()
+
+        def value(*tensors: Tensor | None) -> Tensor:
+            return evaluated(ctx.work.with_tensors(tensors), has_graph=True)
+
+        if torch.is_grad_enabled():  # create_graph
+            return None, *differentiable_gradients(value, ctx.saved_tensors, needed, (grad,))
         # Each by itself: scale and shift may depend on each other and on what raw depends on.
         leaves = [
-            t if t is None else t.view_as(t) if create_graph else t.detach().requires_grad_(needs)
-            for t, needs in zip(ctx.saved_tensors, needed)
+            t if t is None else t.detach().requires_grad_(needs)
+            for t, needs in zip(ctx.saved_tensors, needed, strict=True)
         ]
-        with torch.enable_grad():
-            out = ctx.work.with_tensors(leaves).compute()
-        wanted = [t for t, needs in zip(leaves, needed) if t is not None and needs]
-        found = iter(torch.autograd.grad(out, wanted, grad, create_graph=create_graph))
+        wanted = [t for t in leaves if t is not None and t.requires_grad]
+        found = iter(torch.autograd.grad(value(*leaves), wanted, grad))
         return None, *(next(found) if needs else None for needs in needed)
+
+
+class _Follow(torch.autograd.Function):
+    """The graph's node of a `Deferred` after an operation in place on it: that of the result."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Deferred, y: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, grad
 
 
 class _Cut(torch.autograd.Function):
@@ -135,7 +174,7 @@ class _Cut(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Deferred) -> Tensor:
-        return x.work.compute()
+        return evaluated(x.promise.work, has_graph=False)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -144,16 +183,12 @@ class _Cut(torch.autograd.Function):
 
 def defer(work: Work) -> Tensor:
     """A tensor that stands for the result of `work`."""
-    tensors = work.tensors()
+    tensors, promise = work.tensors(), Promise(work)
     if not any(t is not None and t.requires_grad for t in tensors):
-        return Deferred(work)
+        return Deferred(promise)
     if torch.is_grad_enabled():
-        return _Defer.apply(work, *tensors)
-    return Deferred(work.with_tensors(_detached(work)))
-
-
-def _detached(work: Work) -> list[Tensor | None]:
-    return [t if t is None else t.detach() for t in work.tensors()]
+        return _Defer.apply(promise, *tensors)
+    return Deferred(promise.detached())
 
 
 def work_of(x: Tensor) -> Work:
@@ -161,7 +196,7 @@ def work_of(x: Tensor) -> Work:
     if type(x) is not Deferred:
         return Affine(x)
     if x.computed is None and not x.is_cut():
-        return x.work
+        return x.promise.work
     return Affine(x.compute())
 
 
@@ -178,16 +213,19 @@ def _numbers(tree: Any) -> Any:
     return tree_map_only(Deferred, _numbers_of, tree)
 
 
-@torch.no_grad()
 def _numbers_of(x: Deferred) -> Tensor:
-    return x.work.compute() if x.computed is None else x.computed.detach()
+    if x.computed is None:
+        return evaluated(x.promise.work, has_graph=False)
+    return x.computed.detach()
 
 
 def _sum(a: Any, b: Any, is_in_place: bool) -> Tensor | None:
     """a + b in one pass, where both have one shape and one of them is only normalized."""
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.shape != b.shape:
         return None
-    if a.dtype != b.dtype or a.device != b.device or (is_in_place and type(a) is not Deferred):
+    if a.dtype != b.dtype or a.device != b.device:
+        return None
+    if is_in_place and not (type(a) is Deferred and a.can_note_in_place()):
         return None
     first, second = work_of(a), work_of(b)
     if not _is_normalized(first):
@@ -200,9 +238,7 @@ def _sum(a: Any, b: Any, is_in_place: bool) -> Tensor | None:
         second = Affine(computed(b))
     assert first.scale is not None and first.shift is not None
     total = merge(first.raw, first.scale, first.shift, second.raw, second.scale, second.shift)
-    if is_in_place and type(a) is Deferred:
-        a.computed = total  # what its other holders are to see from now on
-    return total
+    return a.becomes(total) if is_in_place and type(a) is Deferred else total
 
 
 def _is_normalized(work: Work) -> bool:

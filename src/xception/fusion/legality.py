@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import cast
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from xception.nn import SyncBatchNorm2d, is_untouched
 
@@ -33,11 +35,11 @@ def is_convolution(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d)
 
 
-def is_depthwise(conv: nn.Conv2d) -> bool:
+def has_depthwise_form(conv: nn.Conv2d) -> bool:
     return conv.groups == conv.in_channels == conv.out_channels and conv.groups > 1
 
 
-def is_pointwise(conv: nn.Conv2d) -> bool:
+def has_pointwise_form(conv: nn.Conv2d) -> bool:
     return conv.groups == 1 and conv.kernel_size == (1, 1)
 
 
@@ -70,18 +72,30 @@ def four_sides_of(conv: nn.Conv2d) -> tuple[int, int, int, int]:
     return height, height, width, width
 
 
+def form_of(conv: nn.Conv2d) -> tuple[Hashable, ...]:
+    """All that the plan for a convolution rests on, and that may be given to it later."""
+    return (
+        conv.in_channels, conv.out_channels, conv.groups, conv.weight.shape, conv.bias is None,
+        conv.stride, conv.padding, conv.dilation, conv.padding_mode, _is_patched(conv),
+    )  # fmt: skip
+
+
 def why_not_convolution(conv: nn.Conv2d) -> str | None:
     """The reason why the kernels cannot compute it; a bias is left to others."""
     kind = original_class(conv)
     own = [getattr(kind, name) is not getattr(nn.Conv2d, name) for name in _FORWARDS]
-    if any(own):
+    if parametrize.is_parametrized(conv):
+        return "is parametrized"
+    if any(own) or _is_patched(conv):
         return f"{kind.__name__} has a forward of its own"
-    if not is_depthwise(conv) and not is_pointwise(conv):
+    if not has_depthwise_form(conv) and not has_pointwise_form(conv):
         if conv.groups == 1:
             return f"a regular {conv.kernel_size[0]}x{conv.kernel_size[1]} convolution"
         if conv.groups == conv.in_channels:
             return "more than one filter a channel"
         return f"{conv.groups} groups of channels: neither depthwise nor pointwise"
+    if conv.weight.shape[2:] != conv.kernel_size:
+        return "its weight is of another size than its kernel_size"
     if conv.padding_mode != "zeros":
         return f"padding_mode {conv.padding_mode!r}"
     if conv.weight.dtype != torch.float32:
@@ -91,6 +105,8 @@ def why_not_convolution(conv: nn.Conv2d) -> str | None:
 
 def why_not_normalization(norm: nn.BatchNorm2d) -> str | None:
     """The reason to leave it as it is, which may also come up after it was swapped."""
+    if parametrize.is_parametrized(norm):
+        return "is parametrized"
     kind = original_class(norm)
     known = kind in (nn.BatchNorm2d, SyncBatchNorm2d) or has_activation_inside(norm)
     if not known:
@@ -104,3 +120,7 @@ def why_not_normalization(norm: nn.BatchNorm2d) -> str | None:
     if norm.weight.dtype != torch.float32:
         return f"{norm.weight.dtype} weights; the kernels compute float32"
     return None
+
+
+def _is_patched(module: nn.Module) -> bool:
+    return any(name in module.__dict__ for name in _FORWARDS)

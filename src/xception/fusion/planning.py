@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import cast
 
 from torch import nn
@@ -11,10 +11,11 @@ from xception.fusion.layers import Role
 from xception.fusion.legality import (
     activation_of,
     folded_activation,
+    form_of,
+    has_depthwise_form,
+    has_pointwise_form,
     is_convolution,
-    is_depthwise,
     is_normalization,
-    is_pointwise,
     why_not_convolution,
     why_not_normalization,
 )
@@ -46,7 +47,8 @@ class Plan:
             if not is_convolution(module):
                 continue
             conv = cast(nn.Conv2d, module)
-            reason = why_not_convolution(conv) or why_not_worth(conv, seen.input_shapes[0])
+            reason = why_not_convolution(conv) or _why_not_input(seen)
+            reason = reason or why_not_worth(conv, seen.input_shapes[0])
             if reason:
                 self.reasons[module] = reason
             elif conv.bias is None and self._is_normalized(seen):
@@ -58,11 +60,11 @@ class Plan:
                 self._convolutions.add(conv)
                 continue
             reason = "no batch normalization behind it" if conv.bias is None else "has a bias"
-            alone = why_not_worth_alone(conv) if is_depthwise(conv) else "nothing to fold in"
+            alone = why_not_worth_alone(conv) if has_depthwise_form(conv) else "nothing to fold in"
             if alone:
                 self.reasons[conv] = f"{reason}, {alone}"
             else:
-                self.roles[conv] = Role(is_alone=True)
+                self.roles[conv] = Role(is_alone=True, form=form_of(conv))
 
     def _choose_normalizations(self) -> None:
         for module, seen in self.seen.items():
@@ -92,18 +94,20 @@ class Plan:
 
     def _assign(self) -> None:
         for module, seen in self.seen.items():
+            hooks = _hooks_around(seen)
             if module in self._convolutions:
+                conv = cast(nn.Conv2d, module)
                 is_followed = any(reader in self._normalizations for reader in seen.readers)
-                defers = self._is_separable(cast(nn.Conv2d, module), seen)
-                self.roles[module] = Role(takes_statistics=is_followed, defers=defers)
+                defers = self._is_separable(conv, seen) and not seen.is_overwritten
+                self.roles[module] = Role(is_followed, defers, form=form_of(conv), hooks=hooks)
             elif module in self._normalizations:
                 takes = not self._follows_convolutions(seen)
                 has_inner = folded_activation(cast(nn.BatchNorm2d, module)) != "none"
                 defers = self._knows_deferred(seen, is_normalized=not has_inner)
-                self.roles[module] = Role(takes_statistics=takes, defers=defers)
+                self.roles[module] = Role(takes, defers, hooks=hooks)
             elif module in self._activations:
                 defers = self._knows_deferred(seen, is_normalized=False)
-                self.roles[module] = Role(defers=defers)
+                self.roles[module] = Role(defers=defers, hooks=hooks)
 
     def _follows_convolutions(self, seen: Seen) -> bool:
         return all(source in self._convolutions for source in seen.sources)
@@ -134,7 +138,7 @@ class Plan:
 
     def _knows_deferred(self, seen: Seen, is_normalized: bool) -> bool:
         """Whether every reader folds it in; `is_normalized`: no activation is applied yet."""
-        if not seen.readers:
+        if not seen.readers or seen.is_overwritten:  # what is put off would read what is written
             return False
         for reader in seen.readers:
             if reader in self._convolutions:
@@ -145,13 +149,34 @@ class Plan:
 
     def _is_separable(self, conv: nn.Conv2d, seen: Seen) -> bool:
         """A depthwise convolution with a pointwise one right behind: one operator for both."""
-        if not is_depthwise(conv) or len(seen.readers) != 1:
+        if not has_depthwise_form(conv) or len(seen.readers) != 1:
             return False
         reader = seen.readers[0]
         return (
             isinstance(reader, nn.Conv2d)
             and reader in self._convolutions
-            and is_pointwise(reader)
+            and has_pointwise_form(reader)
             and reader.stride == (1, 1)
             and reader.padding == (0, 0)
         )
+
+
+def _why_not_input(seen: Seen) -> str | None:
+    if not all(len(shape) == 4 for shape in seen.input_shapes):
+        return "called with a single picture (C, H, W)"
+    return None
+
+
+def _hooks_around(seen: Seen) -> tuple[Sized, ...]:
+    """Those of the modules that see its output: readers, and containers on the way to them."""
+    readers = [reader for reader in seen.readers if isinstance(reader, nn.Module)]
+    return tuple(
+        hooks
+        for module in dict.fromkeys([*readers, *seen.containers])
+        for hooks in (
+            module._forward_pre_hooks,
+            module._forward_hooks,
+            module._backward_pre_hooks,
+            module._backward_hooks,
+        )
+    )

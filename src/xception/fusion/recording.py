@@ -1,14 +1,16 @@
 """Who reads whose output, learned by running the network once.
 
-Modules of interest say when they are called; every other function that takes one of their outputs
-is seen by torch's function mode. Tensors are told apart by identity, so what an operation in place
-returns is its own output from then on, as it is in the network.
+Modules of interest say when they are called, and all others when one of those outputs goes in or
+out; every other function that takes one is seen by torch's function mode. Tensors are told apart by
+identity, so what an operation in place returns is its own output from then on, as it is in the
+network.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from xception.fusion.calls import ADDITIONS, ADDITIONS_IN_PLACE, QUESTIONS
+from xception.fusion.promise import version_of
 
 ADDITION = "+"
 OUTPUT = "the network's output"
@@ -29,11 +32,15 @@ class Seen:
 
     sources: what made its input, a module, or None for anything else
     readers: who read its output: modules, or the names of functions (ADDITION: `+` of one shape)
+    containers: modules that its output went into or out of on the way to them
+    is_overwritten: something has changed its input in place after the call
     """
 
     input_shapes: list[torch.Size] = field(default_factory=list)
     sources: list[nn.Module | None] = field(default_factory=list)
     readers: list[nn.Module | str] = field(default_factory=list)
+    containers: list[nn.Module] = field(default_factory=list)
+    is_overwritten: bool = False
 
 
 class _Functions(TorchFunctionMode):
@@ -63,6 +70,7 @@ class _Recording:
         self.depth = 0
         self._makers: dict[int, nn.Module] = {}
         self._alive: list[Tensor] = []  # so that no identity is given out twice
+        self._inputs: list[tuple[nn.Module, Tensor, int | None]] = []
 
     def made_by(self, maker: nn.Module | None, out: Any) -> None:
         for tensor in _tensors(out):
@@ -90,38 +98,55 @@ class _Recording:
         for tensor in _tensors((args, kwargs)):
             self.read_by(ADDITION if is_sum else name, tensor)
 
-    def enter(self, module: nn.Module, args: Any) -> None:
+    def enter(self, module: nn.Module, *given: Any) -> None:
         self.depth += 1
         if self.depth > 1:
             return
         seen = self.seen.setdefault(module, Seen())
-        for tensor in _tensors(args):
+        for tensor in _tensors(given):
             seen.input_shapes.append(tensor.shape)
             seen.sources.append(self.read_by(module, tensor))
 
-    def leave(self, module: nn.Module, out: Any) -> None:
+    def leave(self, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        if self.depth == 1:  # still inside, where questions are nobody's reading
+            given = _tensors((args, kwargs))
+            self._inputs += [(module, tensor, version_of(tensor)) for tensor in given]
         self.depth -= 1
         if self.depth == 0:
             self.made_by(module, out)
+
+    def passes(self, container: nn.Module, *given: Any) -> None:
+        for tensor in _tensors(given):
+            maker = self._makers.get(id(tensor))
+            if maker is not None:
+                self.seen[maker].containers.append(container)
+
+    def end(self, out: Any) -> None:
+        for tensor in _tensors(out):
+            self.read_by(OUTPUT, tensor)
+        for module, tensor, version in self._inputs:
+            self.seen[module].is_overwritten |= version_of(tensor) != version
 
 
 def record(
     network: nn.Module, modules: Iterable[nn.Module], example: Tensor
 ) -> dict[nn.Module, Seen]:
-    """What was seen of each of `modules` in one run, in the order of their first calls.
-
-    The network is run in eval mode without gradients, so nothing in it changes.
-    """
-    recording = _Recording()
+    """What was seen of each of `modules` in one run, in the order of their first calls."""
+    recording, interesting = _Recording(), set(modules)
     handles = []
-    for module in modules:
-        handles.append(module.register_forward_pre_hook(recording.enter))
-        handles.append(module.register_forward_hook(lambda m, _, out: recording.leave(m, out)))
+    for module in network.modules():
+        before: Callable[..., None] = recording.passes
+        after: Callable[..., None] = recording.passes
+        if module in interesting:
+            before, after = recording.enter, recording.leave
+        elif isinstance(module, torch.jit.ScriptModule):
+            continue
+        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        handles.append(module.register_forward_hook(after, with_kwargs=True))
     try:
-        with in_eval(network), torch.no_grad(), _Functions(recording):
+        with undisturbed(network), _Functions(recording):
             out = network(example)
-        for tensor in _tensors(out):
-            recording.read_by(OUTPUT, tensor)
+        recording.end(out)
     finally:
         for handle in handles:
             handle.remove()
@@ -129,15 +154,24 @@ def record(
 
 
 @contextmanager
-def in_eval(network: nn.Module) -> Iterator[None]:
-    """Every module in eval mode; afterwards each in its own mode again."""
+def undisturbed(network: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; modes and random numbers afterwards as before."""
     modes = {module: module.training for module in network.modules()}
-    network.eval()
     try:
-        yield
+        for module in modes:  # not by `eval()`, which networks overload to change more than that
+            module.training = False
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), _uncompiled():
+            yield
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def _uncompiled() -> AbstractContextManager[object]:
+    """Parts of the network that are compiled run as they are written."""
+    if "torch._dynamo" not in sys.modules:  # there are none, and importing it takes long
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 def _fit(a: Any, b: Any) -> bool:

@@ -19,13 +19,13 @@ from xception.fusion.layers import (
 from xception.fusion.legality import (
     activation_of,
     has_activation_inside,
+    has_depthwise_form,
     is_convolution,
-    is_depthwise,
     is_normalization,
     original_class,
 )
 from xception.fusion.planning import NOT_CALLED, Plan
-from xception.fusion.recording import record
+from xception.fusion.recording import record, undisturbed
 from xception.fusion.report import Entry, FusionReport
 from xception.ops import describe_kernels
 from xception.ops.kernels import kernels
@@ -46,13 +46,13 @@ def fuse(model: nn.Module, example: Tensor | None = None) -> FusionReport:
 
     model: any module whose forward takes one tensor (N, C, H, W)
     example: such a tensor, of the size that is to be trained on; the network is run with it once,
-        in eval mode and without gradients, to see which module reads which. By default one picture
-        of the size in timm's `pretrained_cfg`, else 224 x 224.
+        in eval mode and without gradients, to see which module reads which, and once more when all
+        is done. By default one picture of the size in timm's `pretrained_cfg`, else 224 x 224.
 
     Returns what was swapped, and for what was not the reason: print it. `unfuse` goes back; `fuse`
     again plans anew. Where the kernels cannot serve (other dtypes and devices, autocast, a compiler
     or an exporter at work, hooks) a module does what it did before.
-    Raises UsageError when the network cannot be run with the example.
+    Raises UsageError when the network cannot be run with the example, before or after.
     """
     unfuse(model)
     paths = dict(_candidates(model))
@@ -65,10 +65,9 @@ def fuse(model: nn.Module, example: Tensor | None = None) -> FusionReport:
     try:
         seen = record(model, paths, example)
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         raise UsageError(
             f"the model does not run with an example of {tuple(example.shape)} "
-            f"({type(error).__name__}: {reason}); give fuse(model, example) one that it takes"
+            f"({_in_brief(error)}); give fuse(model, example) one that it takes"
         ) from error
     plan = Plan(seen)
     entries: list[Entry] = []
@@ -80,6 +79,7 @@ def fuse(model: nn.Module, example: Tensor | None = None) -> FusionReport:
             continue
         entries.append(Entry(path, kind, _describe(module, role), True))
         _swap(module, role)
+    _check_that_it_runs(model, example)
     return FusionReport(tuple(entries))
 
 
@@ -91,6 +91,23 @@ def unfuse(model: nn.Module) -> None:
             module.__class__ = original_class(module)
         elif isinstance(module, Fused):  # somebody, such as a parametrization, went further
             module.__dict__["role"] = None
+
+
+def _check_that_it_runs(model: nn.Module, example: Tensor) -> None:
+    try:
+        with undisturbed(model):
+            model(example)
+    except Exception as error:
+        unfuse(model)
+        raise UsageError(
+            f"the model runs no more once it is fused ({_in_brief(error)}), and is left as it was; "
+            "fused layers give tensors in channels_last memory format, which x.view(n, -1) does "
+            "not take: x.flatten(1) does"
+        ) from error
+
+
+def _in_brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _swap(module: nn.Module, role: Role) -> None:
@@ -109,6 +126,7 @@ def _fused_class(behaviour: type[Fused], original: type[nn.Module]) -> type[nn.M
     if pair not in _CLASSES:
         attributes = {
             "original": original,
+            "in_place_of": staticmethod(lambda other: _fused_class(behaviour, other)),
             "__module__": original.__module__,
             "__qualname__": original.__qualname__,
             "__reduce_ex__": _reduce,
@@ -171,7 +189,7 @@ def _describe(module: nn.Module, role: Role) -> str:
             return "depthwise alone: its gradients"
         if role.defers:
             return "one operator with the pointwise convolution behind it"
-        name = "depthwise" if is_depthwise(module) else "pointwise"
+        name = "depthwise" if has_depthwise_form(module) else "pointwise"
         return f"{name}, takes statistics" if role.takes_statistics else name
     if role.defers:
         return "folded into what reads it"

@@ -22,6 +22,7 @@ def can_fuse_start(stem: nn.Module, block: nn.Module, x: Tensor) -> bool:
     return (
         can_use_kernels(x)
         and is_untouched(stem, nn.Sequential)
+        and _has_whole_layers(stem)
         and all(
             can_normalize(norm) and is_untouched(act, nn.ReLU) for _, norm, act in _layers(stem)
         )
@@ -44,6 +45,11 @@ def fused_start(stem: nn.Module, block: nn.Module, x: Tensor) -> Tensor:
         y = normalized(cast(nn.BatchNorm2d, norm), raw, mean, var)
     first = cast(XceptionBlock, block)
     return fused(first.units, first.pool, first.skip, y, "relu")
+
+
+def _has_whole_layers(stem: nn.Module) -> bool:
+    count = len(cast(nn.Sequential, stem))
+    return count > 0 and count % 3 == 0
 
 
 def _layers(stem: nn.Module) -> list[tuple[nn.Module, nn.Module, nn.Module]]:

@@ -80,11 +80,19 @@ class XceptionBody(Classifier):
         yield "tail", self.tail
 
     def _run_first(self, x: Tensor) -> tuple[Tensor, int]:
+        """Stem and first block as one stage, fused or not: also where gradients are checkpointed,
+        as processes that exchange statistics recompute the same stages in the same order.
+        """
         first = next(self.entry_flow.children(), None)
-        if first is None or not can_fuse_start(self.stem, first, x):
+        if first is None:
             return x, 0
-        both = nn.ModuleList([self.stem, first])
-        return self._run(both, x, lambda x: fused_start(self.stem, first, x)), 2
+
+        def start(x: Tensor) -> Tensor:
+            if can_fuse_start(self.stem, first, x):
+                return fused_start(self.stem, first, x)
+            return first(self.stem(x))
+
+        return self._run(nn.ModuleList([self.stem, first]), x, start), 2
 
     def _make_stem(self, layout: Layout, in_channels: int) -> nn.Sequential:
         stem = nn.Sequential()

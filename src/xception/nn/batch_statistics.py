@@ -55,14 +55,15 @@ def update_running_statistics(
     mean, var: (C,), the batch's; var biased. running_var takes the unbiased one.
     count: values a channel; a tensor where reading it would make the host wait for the device
     """
-    if norm.running_mean is None or norm.running_var is None:
+    if not norm.track_running_stats or norm.running_mean is None or norm.running_var is None:
         return
     momentum = norm.momentum
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
         if momentum is None:
             momentum = 1.0 / float(norm.num_batches_tracked)
-    assert momentum is not None
+    if momentum is None:  # an average over nobody knows how many: torch leaves it as it is
+        return
     if isinstance(count, Tensor):
         var = var * (count / (count - 1).clamp(min=1))
         mean = torch.where(count > 0, mean, norm.running_mean)
@@ -86,7 +87,8 @@ def refuse_single_value(count: int, shape: torch.Size) -> None:
 def scale_and_shift(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     """What `norm` does to a channel of this mean and variance: (C,) each, x * scale + shift."""
     scale = torch.rsqrt(var + norm.eps)
-    if norm.weight is None or norm.bias is None:
+    if norm.weight is not None:
+        scale = norm.weight * scale
+    if norm.bias is None:
         return scale, -mean * scale
-    scale = norm.weight * scale
     return scale, torch.addcmul(norm.bias, mean, scale, value=-1)

@@ -42,8 +42,11 @@ def compress_saved_activations(dtype: torch.dtype = torch.bfloat16) -> Iterator[
 
     A map that several layers keep (the output of one is the input of the next) is stored once.
     Left as they are: parameters, whatever needs no gradient (the pictures), other dtypes, tensors
-    of other than four axes. Of a gradient checkpoint the input is kept so, and what is computed
-    anew from it inherits the rounding. For any model on any device, in eager mode.
+    of other than four axes, sparse ones. Of a gradient checkpoint the input is kept so, and what is
+    computed anew from it inherits the rounding. For any model on any device, in eager mode.
+
+    As under any saved-tensor hooks of torch, backward no longer notices that a weight was changed
+    in place since the forward pass: step the optimizer after backward.
     Raises ValueError for another dtype.
     Source of the idea: Chakrabarti and Moseley 2019, arXiv 1901.07988 (backward with approximate
     activations).
@@ -56,7 +59,7 @@ def compress_saved_activations(dtype: torch.dtype = torch.bfloat16) -> Iterator[
         if not _is_feature_map(tensor):
             return tensor
         storage = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
-        layout = (tensor.storage_offset(), tensor.shape, tensor.stride())
+        layout = (tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.is_neg())
         key = (storage.cdata, tensor._version, *layout)
         found = table.get(key)
         if found is None:
@@ -74,6 +77,7 @@ def _is_feature_map(tensor: Tensor) -> bool:
     return (
         tensor.dtype == torch.float32
         and tensor.dim() == 4
+        and tensor.layout == torch.strided
         and not tensor.is_leaf
         # One whose axes are repeated without memory would only grow.
         and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()

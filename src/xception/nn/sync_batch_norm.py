@@ -11,7 +11,7 @@ algorithm for computing sample variances".
 from __future__ import annotations
 
 import copy
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -41,10 +41,11 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     takes: gloo on CPUs, nccl on GPUs. Statistics are combined in float64.
 
     Every process of the group must call it equally often and in the same order, forward and
-    backward. `torch.compile` leaves the exchange outside its graphs.
+    backward. `torch.compile` leaves the exchange outside its graphs. Second derivatives through an
+    exchange raise RuntimeError. A pickled layer leaves its group behind: loaded, it has None.
     Raises TypeError or ValueError when `process_group` does not hold this process, and ValueError
-    when all processes together have one value a channel in training (checked on CPUs, where it
-    costs nothing).
+    when x has another number of channels than the layer, or when all processes together have one
+    value a channel in training (checked on CPUs, where it costs nothing).
     """
 
     def __init__(
@@ -57,8 +58,13 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         process_group: dist.ProcessGroup | None = None,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        more: dict[str, Any] = {} if bias else {"bias": False}  # older torch knows no such argument
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, **more
+        )
         _check_group(process_group)
         self.process_group = process_group
 
@@ -96,11 +102,27 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
         The number is a tensor on devices where reading it would make the host wait.
         """
+        own = (self.weight, self.bias, self.running_mean)
+        sizes = {tensor.numel() for tensor in own if tensor is not None}
+        if not sizes <= {mean.numel()}:
+            raise ValueError(
+                f"x must have as many channels as the layer, {self.num_features}, got input size "
+                f"{tuple(shape)}"
+            )
         mean, var, total = _combined(mean, var, count, self.process_group)
         if total.device.type != "cpu":
             return mean, var, total
         refuse_single_value(int(total), shape)
         return mean, var, int(total)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickling: a group belongs to the processes that run now."""
+        return {**self.__dict__, "process_group": None}
+
+    def __copy__(self) -> SyncBatchNorm2d:
+        made = self.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SyncBatchNorm2d:
         """A group is no data: the copy shares it (torch cannot copy one)."""
@@ -114,47 +136,28 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 def convert_sync_batchnorm(
     model: Network, process_group: dist.ProcessGroup | None = None
-) -> Network | SyncBatchNorm2d:
-    """`model` with a `SyncBatchNorm2d` in the place of each `torch.nn.BatchNorm2d`.
+) -> Network:
+    """`model`, each `torch.nn.BatchNorm2d` of which has become a `SyncBatchNorm2d`.
 
     process_group: see `SyncBatchNorm2d`
 
-    Changes `model` and returns it (when it is a BatchNorm2d itself, the new layer). Parameters and
-    buffers are the very same objects, so an optimizer made before stays right; names and state dict
-    do not change, hooks stay. Left alone: subclasses of BatchNorm2d, other normalization. Call it
-    before DistributedDataParallel wraps the model.
+    Changes `model` and returns it. The layers stay the same objects with the same parameters and
+    buffers, so an optimizer made before stays right, and so do hooks and other references; names
+    and state dict do not change. Left alone: subclasses of BatchNorm2d, other normalization. Call
+    it before DistributedDataParallel wraps the model; what `xception.fuse` swapped stays swapped.
     Raises TypeError when `model` is no module or `process_group` no group of this process.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     _check_group(process_group)
-    made: dict[int, SyncBatchNorm2d] = {}  # a layer that stands in two places stays one layer
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
-            if child is not None and _is_convertible(child):
-                if id(child) not in made:
-                    made[id(child)] = _converted(child, process_group)
-                parent._modules[name] = made[id(child)]
-    return _converted(model, process_group) if _is_convertible(model) else model
-
-
-def _is_convertible(module: nn.Module) -> bool:
-    return type(module) is nn.BatchNorm2d
-
-
-def _converted(norm: nn.Module, process_group: dist.ProcessGroup | None) -> SyncBatchNorm2d:
-    assert isinstance(norm, nn.BatchNorm2d)
-    made = SyncBatchNorm2d(
-        norm.num_features,
-        norm.eps,
-        norm.momentum,
-        affine=False,
-        track_running_stats=False,
-        process_group=process_group,
-    )
-    # Whatever it carries: parameters, buffers, mode, hooks, attributes of the user's.
-    made.__dict__.update(norm.__dict__)
-    return made
+    for module in model.modules():
+        kind = type(module)
+        # A class that was put in the place of another names it, and makes its like for a third.
+        if kind.__dict__.get("original", kind) is nn.BatchNorm2d:
+            like: Any = getattr(kind, "in_place_of", lambda other: other)
+            module.__class__ = like(SyncBatchNorm2d)
+            cast(SyncBatchNorm2d, module).process_group = process_group
+    return model
 
 
 def _check_group(process_group: Any) -> None:

@@ -270,9 +270,14 @@ def _empty_gradients(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, pool, activation = inputs
+    y, scale, shift, skip, skip_scale, skip_shift = tensors
     out, winners = output
-    ctx.save_for_backward(*tensors, winners, None if activation == "none" else out)
-    ctx.settings = (pool, activation)
+    # Added as it is, without an activation behind it, skip has the very gradient that arrives, and
+    # is not looked at: whoever made it may write into it.
+    is_same = skip is not None and skip_scale is None and activation == "none"
+    kept = (y, scale, shift, None if is_same else skip, skip_scale, skip_shift)
+    ctx.save_for_backward(*kept, winners, None if activation == "none" else out)
+    ctx.settings = (pool, activation, is_same)
     ctx.mark_non_differentiable(winners)
 
 
@@ -283,10 +288,8 @@ def _backward(
     run: Callable[..., tuple[Tensor, ...]] = torch.ops.xception.merge_backward,
 ) -> tuple[Tensor | None, ...]:
     y, scale, _, skip, skip_scale, _, winners, out = ctx.saved_tensors
-    pool, activation = ctx.settings
-    # Added as it is, without an activation behind it, skip has the very gradient that arrives.
-    is_same = skip is not None and skip_scale is None and activation == "none"
-    needs_skip = skip is not None and not is_same and ctx.needs_input_grad[3]
+    pool, activation, is_same = ctx.settings
+    needs_skip = skip is not None and ctx.needs_input_grad[3]
     grads = run(grad_out, out, y, scale, skip, skip_scale, winners, pool, activation, needs_skip)
     grad_y, grad_scale, grad_shift, grad_skip, grad_skip_scale, grad_skip_shift = grads
     return (
@@ -316,8 +319,12 @@ class XceptionMerge(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Any, _: Any) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph: the kernels have no second derivative
-            inputs = (*ctx.saved_tensors[:6], *ctx.settings)
-            return differentiable_gradients(
-                reference.merge, inputs, ctx.needs_input_grad, (grad_out,)
-            )
+            *settings, is_same = ctx.settings
+            inputs = (*ctx.saved_tensors[:6], *settings)
+            needs = list(ctx.needs_input_grad)
+            needs[3] = needs[3] and not is_same
+            grads: tuple[Tensor | None, ...] = (None,) * len(needs)
+            if any(needs):
+                grads = differentiable_gradients(reference.merge, inputs, needs, (grad_out,))
+            return (*grads[:3], grad_out, *grads[4:]) if is_same else grads
         return _backward(ctx, grad_out, None, _compute_backward)

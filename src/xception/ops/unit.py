@@ -280,7 +280,9 @@ def kernel_shape(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, in_scale, in_shift, activation, depthwise, pointwise, *geometry, statistics = inputs
-    y, mean, _ = output
+    y, mean, var = output
+    if not statistics:
+        ctx.mark_non_differentiable(mean, var)
     ctx.save_for_backward(x, in_scale, in_shift, depthwise, pointwise, y if statistics else x, mean)
     ctx.settings = (activation, geometry, statistics)
     ctx.set_materialize_grads(False)
@@ -296,6 +298,8 @@ def _backward(
     x, in_scale, in_shift, depthwise, pointwise, y, mean = ctx.saved_tensors
     activation, (stride, padding, dilation), statistics = ctx.settings
     if not statistics:
+        if grad_y is None:  # a gradient that is zero arrived
+            return (None,) * len(ctx.needs_input_grad)
         y = grad_y  # not read without gradients of statistics; of the right shape
         grad_mean = grad_var = None
     if grad_y is None:
@@ -337,6 +341,8 @@ class XceptionSeparableUnit(torch.autograd.Function):
             x, in_scale, in_shift, depthwise, pointwise, _, _ = ctx.saved_tensors
             activation, geometry, statistics = ctx.settings
             arriving = (grad_y, grad_mean, grad_var)
+            if all(grad is None for grad in arriving):
+                return (None,) * len(ctx.needs_input_grad)
             inputs = (x, in_scale, in_shift, activation, depthwise, pointwise, *geometry)
             return differentiable_gradients(
                 reference.separable_unit, (*inputs, statistics), ctx.needs_input_grad, arriving
