@@ -16,21 +16,25 @@ namespace XCEPTION_ISA {
 constexpr int kRows = 12;     // 24 of 32 registers hold sums
 constexpr int kVectors = 2;
 constexpr int kOuterRows = 8;
+constexpr int kDepth = 256;   // columns summed over at a time: how long the right factor's piece
+                              // stays in the first cache
 #elif defined(__aarch64__)
 constexpr int kRows = 6;      // 24 of 32
 constexpr int kVectors = 4;
 constexpr int kOuterRows = 4;
+constexpr int kDepth = 256;
 #elif defined(__AVX__)
 constexpr int kRows = 6;      // 12 of 16
 constexpr int kVectors = 2;
 constexpr int kOuterRows = 6;
+constexpr int kDepth = 64;
 #else
 constexpr int kRows = 4;      // 8 of 16, since a product without FMA needs one more
 constexpr int kVectors = 2;
 constexpr int kOuterRows = 4;
+constexpr int kDepth = 256;
 #endif
 constexpr int kColumns = kVectors * kLanes;
-constexpr int kDepth = 256;   // columns summed over at a time: 32 kB of the right factor
 
 // c[Rows][kColumns] (+)= a[Rows][depth] * b[depth][kColumns], row strides 32 in a, b and c.
 // a continues `panel_stride` floats further on after every 32 columns. ahead: see prefetch.hpp.
