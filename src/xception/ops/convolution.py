@@ -66,9 +66,11 @@ class _Conv2d(torch.autograd.Function):
         if needs_x:
             grad_x = _gradients(grad, x, weight, stride, padding, (True, False))[0]
         if needs_weight:
+            # Of the weight the shape alone is read; in channels last it would decide the layout.
             grad_weight = _gradients(
-                grad.contiguous(), x.contiguous(), weight, stride, padding, (False, True)
-            )[1]
+                grad.contiguous(), x.contiguous(), weight.contiguous(), stride, padding,
+                (False, True),
+            )[1]  # fmt: skip
         return grad_x, grad_weight, None, None
 
 

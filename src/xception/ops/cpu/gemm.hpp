@@ -16,25 +16,30 @@ namespace XCEPTION_ISA {
 constexpr int kRows = 12;     // 24 of 32 registers hold sums
 constexpr int kVectors = 2;
 constexpr int kOuterRows = 8;
-constexpr int kDepth = 256;   // columns summed over at a time: how long the right factor's piece
-                              // stays in the first cache
+constexpr int kDepth = 256;   // columns that `multiply` sums over at a time
+constexpr int kOuterDepth = 1 << 20;  // rows that `multiply_transposed` does: all
 #elif defined(__aarch64__)
 constexpr int kRows = 6;      // 24 of 32
 constexpr int kVectors = 4;
 constexpr int kOuterRows = 4;
 constexpr int kDepth = 256;
+constexpr int kOuterDepth = 1 << 20;
 #elif defined(__AVX__)
 constexpr int kRows = 6;      // 12 of 16
 constexpr int kVectors = 2;
 constexpr int kOuterRows = 6;
 constexpr int kDepth = 64;
+constexpr int kOuterDepth = 96;
 #else
 constexpr int kRows = 4;      // 8 of 16, since a product without FMA needs one more
 constexpr int kVectors = 2;
 constexpr int kOuterRows = 4;
 constexpr int kDepth = 256;
+constexpr int kOuterDepth = 1 << 20;
 #endif
 constexpr int kColumns = kVectors * kLanes;
+// The depths are such that what is read again and again stays in the first cache; measured where a
+// machine was at hand (AVX2 and AVX-512).
 
 // c[Rows][kColumns] (+)= a[Rows][depth] * b[depth][kColumns], row strides 32 in a, b and c.
 // a continues `panel_stride` floats further on after every 32 columns. ahead: see prefetch.hpp.
@@ -140,16 +145,23 @@ XCEPTION_INLINE void transposed_columns(const float* a, const float* b, int rows
   }
 }
 
-// c[32][32] += transpose(a) * b for one panel of each factor, both of `rows` rows.
-inline void multiply_transposed(const float* a, const float* b, int rows, float* c,
+// c[32][32] += transpose(a) * b for one panel of each factor, both of `count` rows.
+inline void multiply_transposed(const float* a, const float* b, int count, float* c,
                                 Prefetcher& prefetcher) {
+  // Blocks of kOuterRows, then two smaller ones: a last one that is too small waits for its sums.
   constexpr int kRest = kPanel % kOuterRows;
-  for (int column = 0; column < kPanel; column += kColumns) {
-    for (int r = 0; r + kOuterRows <= kPanel; r += kOuterRows)
-      transposed_columns<kOuterRows>(a + r, b + column, rows, c + r * kPanel + column, prefetcher);
-    if constexpr (kRest > 0)
-      transposed_columns<kRest>(a + kPanel - kRest, b + column, rows,
-                                c + (kPanel - kRest) * kPanel + column, prefetcher);
+  constexpr int kSmaller = kRest ? (kRest + kOuterRows) / 2 : kOuterRows;
+  constexpr int kLarger = kRest ? kPanel - 2 * kSmaller : kPanel;
+  static_assert(kLarger % kOuterRows == 0);
+  for (int rows; count > 0; count -= rows, a += rows * kPanel, b += rows * kPanel) {
+    rows = std::min(count, kOuterDepth);
+    for (int column = 0; column < kPanel; column += kColumns) {
+      for (int r = 0; r < kLarger; r += kOuterRows)
+        transposed_columns<kOuterRows>(a + r, b + column, rows, c + r * kPanel + column,
+                                       prefetcher);
+      for (int r = kLarger; r < kPanel; r += kSmaller)
+        transposed_columns<kSmaller>(a + r, b + column, rows, c + r * kPanel + column, prefetcher);
+    }
   }
 }
 
