@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -137,8 +138,16 @@ CASES: dict[str, tuple[tuple[int, ...], int, Callable[[], nn.Module], dict[str, 
 }
 
 
-def seconds_of_steps(model: nn.Module, shape: tuple[int, ...], classes: int) -> Callable[[], float]:
-    """A training step (SGD with momentum, cross entropy) that returns the seconds it took."""
+def seconds_of_steps(
+    model: nn.Module,
+    shape: tuple[int, ...],
+    classes: int,
+    within: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Callable[[], float]:
+    """A training step (SGD with momentum, cross entropy) that returns the seconds it took.
+
+    within: what the forward pass runs in
+    """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=generator).to(memory_format=torch.channels_last)
     labels = torch.randint(0, classes, (shape[0],), generator=generator)
@@ -147,7 +156,9 @@ def seconds_of_steps(model: nn.Module, shape: tuple[int, ...], classes: int) -> 
     def step() -> float:
         began = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        nn.functional.cross_entropy(model(x), labels).backward()
+        with within():
+            loss = nn.functional.cross_entropy(model(x), labels)
+        loss.backward()
         optimizer.step()
         return time.perf_counter() - began
 

@@ -5,7 +5,9 @@
 Each contender lives in a process of its own and waits for its turn; all take one step a round, so
 that a machine that grows slower slows all alike. "as is" is a peer in channels_last with glibc's
 allocator as it comes, "tuned" is the same after our `tune_allocator`; both eager and compiled.
-Ours is what `xception train` runs. Writes benchmarks/results/training_step.json.
+"ours" is what `xception train` runs; it is measured once more with the feature maps that wait for
+backward kept in bfloat16 (`xception.compress_saved_activations`).
+Writes benchmarks/results/training_step.json.
 """
 
 from __future__ import annotations
@@ -14,19 +16,21 @@ import argparse
 import resource
 import statistics
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 from record import add_out, write
 from turns import Contender, answer
 
 WARM_UP = 3
+COMPRESSED = "ours, maps kept in bfloat16"
 
 
 def contenders(case: str) -> list[str]:
     """Names of the form "network, form, allocator"; ours first."""
     from peers import CASES
 
-    names = ["ours"]
+    names = ["ours", COMPRESSED]
     for peer in CASES[case][3]:
         for form in ("eager", "compiled"):
             names += [f"{peer}, {form}, as is", f"{peer}, {form}, tuned"]
@@ -38,18 +42,19 @@ def work(case: str, contender: str) -> None:
     import torch
     from peers import CASES, seconds_of_steps
 
-    from xception import tune_allocator
+    from xception import compress_saved_activations, tune_allocator
 
     shape, classes, ours, peers = CASES[case]
     peer, _, rest = contender.partition(", ")
-    if contender == "ours" or rest.endswith("tuned"):
+    if peer == "ours" or rest.endswith("tuned"):
         tune_allocator()
-    build = ours if contender == "ours" else peers[peer]
+    build = ours if peer == "ours" else peers[peer]
     model = build().train().to(memory_format=torch.channels_last)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if rest.startswith("compiled"):
         model = torch.compile(model)
-    step = seconds_of_steps(model, shape, classes)
+    within = compress_saved_activations if contender == COMPRESSED else nullcontext
+    step = seconds_of_steps(model, shape, classes, within)
     for _ in range(WARM_UP):
         step()
 

@@ -27,8 +27,8 @@ from xception.inference.batches import (
     forward_batches,
     picture_count,
 )
-from xception.inference.runner import AnyModel, Runner, RuntimeChoice
-from xception.inference.runtimes import Road
+from xception.inference.runner import AnyModel, Runner
+from xception.inference.runtimes import Road, RuntimeChoice
 
 if TYPE_CHECKING:
     from xception.inference.batches import Picture

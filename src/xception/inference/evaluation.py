@@ -25,8 +25,8 @@ from xception.data.wording import path_text
 from xception.errors import DataError, UsageError, XceptionError
 from xception.inference.classes import match_classes
 from xception.inference.network import check_classes, evaluating
-from xception.inference.runner import AnyModel, Runner, RuntimeChoice
-from xception.inference.runtimes import Road
+from xception.inference.runner import AnyModel, Runner
+from xception.inference.runtimes import Road, RuntimeChoice
 from xception.inference.thumbnail import thumbnail
 
 BINS = 15  # of the reliability diagram and the calibration error (Guo et al. 2017)

@@ -32,6 +32,7 @@ from xception.inference.runtimes import (
     Road,
     Run,
     Runtime,
+    RuntimeChoice,
     check_runtime,
     installed_runtimes,
     require_runtime,
@@ -44,7 +45,7 @@ BORROWED = 2  # batches of a second kind that the road of the first takes, befor
 
 def optimize(
     model: str | os.PathLike[str] | Classifier,
-    runtime: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto",
+    runtime: RuntimeChoice = "auto",
     precision: Literal["fp32", "int8", "auto"] = "fp32",
     *,
     calibration: Tensor | Iterable[Item] | None = None,

@@ -25,8 +25,8 @@ from xception.inference.batches import (
     picture_count,
 )
 from xception.inference.network import check_classes, class_labels
-from xception.inference.runner import AnyModel, Runner, RuntimeChoice
-from xception.inference.runtimes import Road
+from xception.inference.runner import AnyModel, Runner
+from xception.inference.runtimes import Road, RuntimeChoice
 
 if TYPE_CHECKING:
     from xception.inference.batches import Picture

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from xception.inference.network import as_network, placed
 from xception.inference.optimization import OptimizedModel, optimize
 from xception.inference.runtimes import (
     Road,
+    RuntimeChoice,
     check_runtime,
     installed_runtimes,
     require_runtime,
@@ -29,7 +30,6 @@ from xception.inference.runtimes import (
 from xception.models import Classifier
 from xception.models.summary import layer_macs
 
-RuntimeChoice = Literal["auto", "torch", "onnxruntime", "openvino"]
 AnyModel = str | os.PathLike[str] | Classifier | OptimizedModel
 
 # Multiply-accumulates for each of torch's threads from which on "auto" exports and measures. That

@@ -22,6 +22,7 @@ from xception.export.requirements import is_installed, require
 from xception.export.telemetry import import_without_telemetry
 
 Runtime = Literal["torch", "onnxruntime", "openvino"]
+RuntimeChoice = Literal["auto", Runtime]
 Precision = Literal["fp32", "int8"]
 Run = Callable[[Tensor], Tensor]  # float32 (N, C, H, W), N at least 1 -> float32 (N, width)
 
