@@ -134,16 +134,19 @@ def test_a_broken_graph_counts_once() -> None:
     assert_equal_after(plain, twin)
 
 
-def test_compiled_training_counts_once() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_compiled_training_counts_once(dtype: torch.dtype) -> None:
     torch.compiler.reset()
     torch.manual_seed(0)
-    plain = create_model("xception_tiny", num_classes=3)
+    plain = create_model("xception_tiny", num_classes=3).to(dtype)
     twin = copy.deepcopy(plain)
     twin.set_grad_checkpointing()
-    x = torch.randn(2, 3, 32, 32)
+    x = torch.randn(2, 3, 32, 32, dtype=dtype)
     step(plain, x)
     step(torch.compile(twin, fullgraph=True, backend="aot_eager"), x)
-    for (name, a), (_, b) in zip(plain.named_parameters(), twin.named_parameters()):
-        torch.testing.assert_close(a.grad, b.grad, msg=name)
     for (name, a), (_, b) in zip(plain.named_buffers(), twin.named_buffers()):
         torch.testing.assert_close(a, b, msg=name)
+    if dtype == torch.float32:  # rounding may change who wins a pool, and with it the gradients
+        return
+    for (name, a), (_, b) in zip(plain.named_parameters(), twin.named_parameters()):
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
