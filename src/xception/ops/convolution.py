@@ -30,12 +30,11 @@ def conv2d(
     gradient as in torch's default layout, even with both tensors copied.
     """
     if not (
-        weight.requires_grad
+        is_ordinary(x, weight)  # first: a compiler follows no further
+        and wants_gradients(weight)
         and weight.shape[1] >= _LEAST_CHANNELS
         and torch.backends.cpu.get_cpu_capability() == "AVX2"
         and can_use_kernels(x, weight)
-        and is_ordinary(x, weight)
-        and wants_gradients(weight)
     ):
         return F.conv2d(x, weight, None, stride, padding)
     return _Conv2d.apply(x, weight, _pair(stride), _pair(padding))
