@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import xception
 from xception.ops import set_kernels
 from xception.ops.kernels import usable_names
 
@@ -156,3 +157,12 @@ def assert_same(step: Callable, assert_near: Callable) -> Callable[[nn.Module, n
         assert_near(step(fused, x), step(exact, x.double()))
 
     return check
+
+
+@pytest.fixture
+def pair(small_network) -> tuple[nn.Sequential, nn.Sequential]:
+    """A network and its fused copy, in training."""
+    plain = small_network().train()
+    fused = copy.deepcopy(plain)
+    xception.fuse(fused)
+    return fused, plain

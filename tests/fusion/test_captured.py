@@ -12,15 +12,6 @@ from torch import Tensor, nn
 import xception
 from xception.fusion.deferred import Deferred
 
-
-@pytest.fixture
-def pair(small_network) -> tuple[nn.Sequential, nn.Sequential]:
-    plain = small_network().train()
-    fused = copy.deepcopy(plain)
-    xception.fuse(fused)
-    return fused, plain
-
-
 PLACES = {
     "output of a container": ("5.layers", False),
     "input of a container": ("6", True),

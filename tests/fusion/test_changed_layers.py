@@ -16,14 +16,6 @@ import xception
 from xception.nn import SyncBatchNorm2d, convert_sync_batchnorm
 
 
-@pytest.fixture
-def pair(small_network) -> tuple[nn.Sequential, nn.Sequential]:
-    plain = small_network().train()
-    fused = copy.deepcopy(plain)
-    xception.fuse(fused)
-    return fused, plain
-
-
 def separable() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(

@@ -17,15 +17,6 @@ from xception.ops import set_kernels
 
 
 @pytest.fixture
-def pair(small_network) -> tuple[nn.Sequential, nn.Sequential]:
-    """A network and its fused copy, in training."""
-    plain = small_network().train()
-    fused = copy.deepcopy(plain)
-    xception.fuse(fused)
-    return fused, plain
-
-
-@pytest.fixture
 def assert_equal(pictures):
     def check(fused: nn.Module, plain: nn.Module, **tolerance: float) -> Tensor:
         out = fused(pictures())

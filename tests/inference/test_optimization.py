@@ -218,7 +218,7 @@ def test_int8(runtime: Any, trained: Classifier, cache: Path) -> None:
         expected = trained(x)
     error = float((fast(x) - expected).norm() / expected.norm())
     # It is int8, and near: 0.10 by OpenVINO on a processor with AVX2 and no instructions for int8.
-    assert 1e-4 < error < 0.15
+    assert 1e-4 < error < (0.15 if runtime == "openvino" else 0.1)
 
 
 def hostile(trained: Classifier, x: Tensor) -> Classifier:

@@ -146,7 +146,7 @@ def test_compiled_training_counts_once(dtype: torch.dtype) -> None:
     step(torch.compile(twin, fullgraph=True, backend="aot_eager"), x)
     for (name, a), (_, b) in zip(plain.named_buffers(), twin.named_buffers()):
         torch.testing.assert_close(a, b, msg=name)
-    if dtype == torch.float32:  # rounding may change who wins a pool, and with it the gradients
-        return
     for (name, a), (_, b) in zip(plain.named_parameters(), twin.named_parameters()):
-        torch.testing.assert_close(a.grad, b.grad, msg=name)
+        # In float32 rounding may change who wins a pool, and with it all gradients before that one.
+        if dtype == torch.float64 or name.startswith(("tail", "head")):
+            torch.testing.assert_close(a.grad, b.grad, msg=name)

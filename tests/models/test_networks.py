@@ -143,13 +143,16 @@ def test_a_trace_serves_height_and_width_of_any_size() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("dtype, bound", [(torch.bfloat16, 0.7), (torch.float16, 0.1)])
-def test_half_precision(name: str, dtype: torch.dtype, bound: float) -> None:
-    """As near as the type allows: xception71, the deepest, comes to 0.35 and 0.05.
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(name: str, dtype: torch.dtype) -> None:
+    """As near as the type allows; furthest away are those with post-activation blocks, the deepest
+    of which, xception71, comes to 0.35 and 0.05.
 
     Undampened, random weights make chaos of it: rounding alone changes such logits by 1.6 times
     their size, and by another amount on each processor.
     """
+    is_far = name in ("xception41", "xception65", "xception71")
+    bound = (0.7 if is_far else 0.2) if dtype == torch.bfloat16 else (0.1 if is_far else 0.03)
     model, x = make(name, dampened=True)
     with torch.no_grad():
         expected = model(x)
@@ -159,6 +162,7 @@ def test_half_precision(name: str, dtype: torch.dtype, bound: float) -> None:
     for out in (lowered, half):
         assert out.dtype == dtype and out.isfinite().all()
         assert (out.float() - expected).norm() <= bound * expected.norm()
+        torch.testing.assert_close(out.float().softmax(-1), expected.softmax(-1), atol=0.1, rtol=0)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -12,8 +12,8 @@ from xception.ops.kernels import usable_names
 
 CASES = {
     "stem": ((2, 32, 13, 11), 48, 3, {}),
-    "strided": ((2, 33, 13, 12), 7, 3, {"stride": (2, 1), "padding": 1}),
-    "few channels": ((2, 3, 9, 9), 8, 3, {"stride": 2, "padding": (1, 0)}),
+    "strided": ((2, 33, 13, 12), 7, 3, {"stride": (2, 1), "padding": (1, 1)}),
+    "few channels": ((2, 3, 9, 9), 8, 3, {"stride": (2, 2), "padding": (1, 0)}),
 }
 
 
@@ -61,7 +61,7 @@ def test_second_derivatives() -> None:
     results = []
     for function in (conv2d, F.conv2d):
         inputs = tensors((2, 32, 6, 5), 4, 3)
-        out = function(*inputs, padding=1)
+        out = function(*inputs, padding=(1, 1))
         first = torch.autograd.grad(out.pow(3).sum(), inputs, create_graph=True)
         results.append(torch.autograd.grad(sum(g.square().sum() for g in first), inputs))
     for ours, theirs in zip(*results, strict=True):

@@ -11,23 +11,22 @@ from torch.nn import functional as F
 from xception.ops.eager import differentiable_gradients, is_ordinary, wants_gradients
 from xception.ops.kernels import can_use_kernels
 
-# With fewer channels, and where torch has AVX-512, its ways are as fast as each other.
-_LEAST_CHANNELS = 32
+_LEAST_CHANNELS = 32  # with the three of a picture, copies cost what is won
 
 
 def conv2d(
     x: Tensor,
     weight: Tensor,
     *,
-    stride: int | tuple[int, int] = 1,
-    padding: int | tuple[int, int] = 0,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
 ) -> Tensor:
     """`torch.nn.functional.conv2d` without bias, groups and dilation.
 
     x: (N, C, H, W); weight: (O, C, kernel, kernel); returns (N, O, P, Q)
 
-    In channels last, oneDNN with AVX2 takes two to three times as long over a regular kernel's
-    gradient as in torch's default layout, even with both tensors copied.
+    In channels last, oneDNN with AVX2 takes longer over a regular kernel's gradient than in torch's
+    default layout, copies included; so that one is taken there. AVX-512 has not been measured.
     """
     if not (
         is_ordinary(x, weight)  # first: a compiler follows no further
@@ -37,11 +36,7 @@ def conv2d(
         and can_use_kernels(x, weight)
     ):
         return F.conv2d(x, weight, None, stride, padding)
-    return _Conv2d.apply(x, weight, _pair(stride), _pair(padding))
-
-
-def _pair(value: int | tuple[int, int]) -> list[int]:
-    return [value, value] if isinstance(value, int) else list(value)
+    return _Conv2d.apply(x, weight, stride, padding)
 
 
 class _Conv2d(torch.autograd.Function):

@@ -4,6 +4,8 @@
 // read; one loop serves all others. taps_k is [place in the kernel][32].
 #pragma once
 
+#include <type_traits>
+
 #include "window.hpp"
 
 namespace XCEPTION_ISA {
@@ -56,22 +58,33 @@ XCEPTION_INLINE void filter_spaced(const float* from, size_t row_stride, const T
   for (int p = 0; p < Pixels; ++p) store(to + p * kPanel, sum[p]);
 }
 
-template <int Size>
-void depthwise_dense(const Window& window, const Taps& taps, const float* taps_k, int rows,
-                     int columns, float* out) {
-  const size_t row_stride = static_cast<size_t>(window.columns) * kPanel;
+// All outputs of a window: filter(number, from, taps_k, to) makes `number` neighbours, a constant.
+template <typename Filter>
+XCEPTION_INLINE void each_output(const Window& window, const Taps& taps, const float* taps_k,
+                                 int rows, int columns, float* out, const Filter& filter) {
+  const size_t pixel_step = static_cast<size_t>(taps.stride_w) * kPanel;
   for (int lane = 0; lane < kPanel; lane += kLanes)
     for (int r = 0; r < rows; ++r) {
       const float* from = window.at(r * taps.stride_h, 0) + lane;
       float* to = out + static_cast<size_t>(r) * columns * kPanel + lane;
       int column = 0;
       for (; column + 4 <= columns; column += 4)
-        filter_dense<Size, 4>(from + column * kPanel, row_stride, taps_k + lane,
-                              to + column * kPanel);
+        filter(std::integral_constant<int, 4>(), from + column * pixel_step, taps_k + lane,
+               to + column * kPanel);
       for (; column < columns; ++column)
-        filter_dense<Size, 1>(from + column * kPanel, row_stride, taps_k + lane,
-                              to + column * kPanel);
+        filter(std::integral_constant<int, 1>(), from + column * pixel_step, taps_k + lane,
+               to + column * kPanel);
     }
+}
+
+template <int Size>
+void depthwise_dense(const Window& window, const Taps& taps, const float* taps_k, int rows,
+                     int columns, float* out) {
+  const size_t row_stride = static_cast<size_t>(window.columns) * kPanel;
+  each_output(window, taps, taps_k, rows, columns, out,
+              [=](auto number, const float* from, const float* taps_lane, float* to) {
+                filter_dense<Size, decltype(number)::value>(from, row_stride, taps_lane, to);
+              });
 }
 
 // out[rows * columns][32]
@@ -81,19 +94,10 @@ inline void depthwise(const Window& window, const Taps& taps, const float* taps_
   if (taps.is_dense(5)) return depthwise_dense<5>(window, taps, taps_k, rows, columns, out);
   if (taps.is_dense(7)) return depthwise_dense<7>(window, taps, taps_k, rows, columns, out);
   const size_t row_stride = static_cast<size_t>(window.columns) * kPanel;
-  const size_t pixel_step = static_cast<size_t>(taps.stride_w) * kPanel;
-  for (int lane = 0; lane < kPanel; lane += kLanes)
-    for (int r = 0; r < rows; ++r) {
-      const float* from = window.at(r * taps.stride_h, 0) + lane;
-      float* to = out + static_cast<size_t>(r) * columns * kPanel + lane;
-      int column = 0;
-      for (; column + 4 <= columns; column += 4)
-        filter_spaced<4>(from + column * pixel_step, row_stride, taps, taps_k + lane,
-                         to + column * kPanel);
-      for (; column < columns; ++column)
-        filter_spaced<1>(from + column * pixel_step, row_stride, taps, taps_k + lane,
-                         to + column * kPanel);
-    }
+  each_output(window, taps, taps_k, rows, columns, out,
+              [&](auto number, const float* from, const float* taps_lane, float* to) {
+                filter_spaced<decltype(number)::value>(from, row_stride, taps, taps_lane, to);
+              });
 }
 
 // `Rows` rows of a dense kernel's taps, one vector of channels: += gradient * what each tap met in a
