@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from xception.ops.region import converted_map
+
 _DTYPES = (torch.bfloat16, torch.float16)
 
 
@@ -19,7 +21,7 @@ class _Compressed:
     __slots__ = ("__weakref__", "map", "storage")
 
     def __init__(self, original: Tensor, storage: StorageWeakRef, dtype: torch.dtype) -> None:
-        self.map = original.detach().to(dtype)
+        self.map = converted_map(original.detach(), dtype)
         # Kept weakly, so that float32 memory is given back; but kept, so that no other storage gets
         # the same identity while this stands in the table.
         self.storage = storage
@@ -67,7 +69,7 @@ def compress_saved_activations(dtype: torch.dtype = torch.bfloat16) -> Iterator[
         return found
 
     def unpack(kept: Tensor | _Compressed) -> Tensor:
-        return kept if isinstance(kept, Tensor) else kept.map.to(torch.float32)
+        return kept if isinstance(kept, Tensor) else converted_map(kept.map, torch.float32)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         yield

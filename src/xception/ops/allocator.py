@@ -11,6 +11,8 @@ import ctypes
 import logging
 import sys
 
+from xception.ops.region import open_region
+
 log = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD = -1  # the numbers are those of glibc's malloc.h
@@ -27,6 +29,8 @@ def tune_allocator() -> bool:
     the two it was is logged as INFO; `xception --verbose` shows it.
     """
     taken = _set()
+    if taken:
+        open_region()
     log.info(
         "glibc's allocator keeps freed memory from now on"
         if taken

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from xception.ops.eager import differentiable_gradients, is_ordinary, wants_gradients
 from xception.ops.kernels import can_use_kernels
+from xception.ops.region import empty_map
 
 _LEAST_CHANNELS = 32  # with the three of a picture, copies cost what is won
 
@@ -62,10 +63,16 @@ class _Conv2d(torch.autograd.Function):
         if needs_weight:
             # Of the weight the shape alone is read; in channels last it would decide the layout.
             grad_weight = _gradients(
-                grad.contiguous(), x.contiguous(), weight.contiguous(), stride, padding,
-                (False, True),
+                _in_default_layout(grad), _in_default_layout(x), weight.contiguous(), stride,
+                padding, (False, True),
             )[1]  # fmt: skip
         return grad_x, grad_weight, None, None
+
+
+def _in_default_layout(x: Tensor) -> Tensor:
+    if x.is_contiguous():
+        return x
+    return empty_map(x, x.shape, memory_format=torch.contiguous_format).copy_(x)
 
 
 def _gradients(

@@ -15,6 +15,7 @@ from xception.ops import reference
 from xception.ops.eager import differentiable_gradients, is_ordinary, wants_gradients
 from xception.ops.geometry import output_size
 from xception.ops.kernels import address, can_use_kernels, required_kernels
+from xception.ops.region import empty_map
 
 # In the order of the kernels' enumeration; those whose gradient follows from what they give.
 ACTIVATIONS = ("none", "relu", "relu6")
@@ -139,10 +140,10 @@ def _output_size(y: Tensor, pool: Sequence[int]) -> tuple[int, int]:
 
 def _empty_outputs(y: Tensor, pool: Sequence[int]) -> tuple[Tensor, Tensor]:
     shape = (*y.shape[:2], *_output_size(y, pool))
-    out = torch.empty(shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
+    out = empty_map(y, shape)
     if not pool:
         return out, y.new_empty(0, dtype=torch.uint8)
-    return out, torch.empty_like(out, dtype=torch.uint8)
+    return out, empty_map(y, shape, torch.uint8)
 
 
 def _shape(y: Tensor, out: Tensor, pool: Sequence[int], activation: str) -> list[int]:
@@ -252,10 +253,10 @@ def _merge_backward_fake(
 def _empty_gradients(
     grad_out: Tensor, y: Tensor, scale: Tensor, skip_scale: Tensor | None, needs_skip: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    like_y = torch.empty_like(y, memory_format=torch.channels_last)
+    like_y = empty_map(y, y.shape)
     like_skip = y.new_empty(0)
     if needs_skip:
-        like_skip = torch.empty_like(grad_out, memory_format=torch.channels_last)
+        like_skip = empty_map(grad_out, grad_out.shape)
     channels = scale.shape[0]
     skip_channels = 0 if skip_scale is None else channels
     return (

@@ -20,6 +20,7 @@ from xception.ops import reference
 from xception.ops.eager import differentiable_gradients, is_ordinary, wants_gradients
 from xception.ops.geometry import four_sides, output_size, two_sides
 from xception.ops.kernels import address, can_use_kernels, required_kernels
+from xception.ops.region import empty_map
 
 # In the order of the kernels' enumeration.
 ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "silu")
@@ -226,8 +227,7 @@ def _empty_output(
     kernel = (1, 1) if depthwise is None else depthwise.shape[2:]
     size = output_size(x, kernel, stride, padding, dilation)
     channels = x.shape[1] if pointwise is None else pointwise.shape[0]
-    shape = (x.shape[0], channels, *size)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    return empty_map(x, (x.shape[0], channels, *size))
 
 
 def _check_output(
@@ -252,7 +252,7 @@ def _empty_gradients(
     depthwise: Tensor | None,
     pointwise: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    grad_x = torch.empty_like(x, memory_format=torch.channels_last)
+    grad_x = empty_map(x, x.shape)
     vectors = (x.new_empty(0 if v is None else v.shape[0]) for v in (in_scale, in_shift))
     weights = (
         x.new_empty(0) if w is None else torch.empty_like(w, memory_format=torch.contiguous_format)

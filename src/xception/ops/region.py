@@ -1,0 +1,129 @@
+"""Memory for large feature maps that stays with the process and does not fall to pieces.
+
+A general allocator puts small objects, and gradients that outlive the backward pass, into the gaps
+that large maps leave; the next large map then finds room nowhere and the process grows, to nearly
+twice what is in use when Xception trains at 299 pixels. So the large ones get a range of addresses
+of their own: best fit, and neighbours that are free become one block again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+import os
+import sys
+import weakref
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Sequence
+from threading import Lock
+
+import torch
+from torch import Tensor, nn
+
+LEAST_BYTES = 4 * 1024 * 1024  # smaller ones fit into gaps anyway
+_PAGE = mmap.PAGESIZE
+_NO_RESERVE = 0x4000  # MAP_NORESERVE, which the mmap module has from Python 3.13 on
+
+
+class Region:
+    """A range of addresses handed out in blocks.
+
+    size: bytes; nothing of it is memory before it is written to
+    Raises OSError where the system refuses such a range.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size // _PAGE * _PAGE
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
+        self._memory = mmap.mmap(-1, self.size, flags=flags)
+        self._free = [(0, self.size)]  # (start, bytes), by start
+        self._returned: deque[tuple[int, int]] = deque()
+        self._lock = Lock()
+
+    def take(self, size: int) -> ctypes.Array[ctypes.c_char] | None:
+        """A block of `size` bytes, its own until nobody holds it; None where there is no room."""
+        needed = -(-size // _PAGE) * _PAGE
+        with self._lock:
+            self._take_back()
+            fitting = [i for i, (_, length) in enumerate(self._free) if length >= needed]
+            if not fitting:
+                return None
+            index = min(fitting, key=lambda i: self._free[i][1])
+            start, length = self._free[index]
+            self._free[index : index + 1] = (
+                [(start + needed, length - needed)] if length > needed else []
+            )
+        block = (ctypes.c_char * size).from_buffer(self._memory, start)
+        # Called wherever the last reference goes, even within `take`: so it takes no lock.
+        weakref.finalize(block, self._returned.append, (start, needed)).atexit = False
+        return block
+
+    @property
+    def free_blocks(self) -> list[tuple[int, int]]:
+        """(start, bytes) of what is free, by start; neighbours are one."""
+        with self._lock:
+            self._take_back()
+            return list(self._free)
+
+    def _take_back(self) -> None:
+        while self._returned:
+            start, length = self._returned.popleft()
+            index = bisect_left(self._free, (start, length))
+            if index < len(self._free) and start + length == self._free[index][0]:
+                length += self._free.pop(index)[1]
+            if index and sum(self._free[index - 1]) == start:
+                before, its_length = self._free.pop(index - 1)
+                start, length, index = before, its_length + length, index - 1
+            self._free.insert(index, (start, length))
+
+
+_region: Region | None = None
+
+
+def open_region() -> None:
+    """From now on large feature maps of our operators come from a region, where there can be one.
+
+    It spans as many addresses as the machine has memory, on Linux; elsewhere, and where the system
+    refuses, nothing changes.
+    """
+    global _region
+    if _region is not None or not sys.platform.startswith("linux"):
+        return
+    try:
+        _region = Region(os.sysconf("SC_PHYS_PAGES") * _PAGE)
+    except (OSError, ValueError, OverflowError):  # a limit on addresses, strict overcommit
+        _region = None
+
+
+def empty_map(
+    like: Tensor,
+    shape: Sequence[int],
+    dtype: torch.dtype | None = None,
+    memory_format: torch.memory_format = torch.channels_last,
+) -> Tensor:
+    """A tensor (N, C, H, W) of any content, of `like`'s device and, unless given, its dtype."""
+    dtype = dtype or like.dtype
+    size = math.prod(shape) * dtype.itemsize
+    if (
+        _region is not None
+        and size >= LEAST_BYTES
+        and type(like) in (Tensor, nn.Parameter)  # no fake one
+        and like.device.type == "cpu"
+        and (block := _region.take(size)) is not None
+    ):
+        _, c, h, w = shape
+        is_last = memory_format == torch.channels_last
+        strides = (h * w * c, 1, w * c, c) if is_last else (h * w * c, h * w, w, 1)
+        storage = torch.frombuffer(block, dtype=torch.uint8).untyped_storage()
+        return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape), strides)
+    return torch.empty(tuple(shape), dtype=dtype, device=like.device, memory_format=memory_format)
+
+
+def converted_map(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x` (N, C, H, W) in another dtype, its layout kept where it is one of the two usual ones."""
+    for memory_format in (torch.channels_last, torch.contiguous_format):
+        if x.is_contiguous(memory_format=memory_format):
+            return empty_map(x, x.shape, dtype, memory_format).copy_(x)
+    return x.to(dtype)
