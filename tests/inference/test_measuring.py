@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from xception.inference import measuring
@@ -24,31 +26,45 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def test_in_turns_and_medians(clock: Clock) -> None:
+def runs_of(
+    clock: Clock, calls: list[str], **seconds: list[float]
+) -> dict[str, Callable[[int], None]]:
+    """Each takes its seconds one after the other, the last of them ever after."""
+
+    def run_of(name: str) -> Callable[[int], None]:
+        def run(x: int) -> None:
+            calls.append(name)
+            own = seconds[name]
+            clock.now += own.pop(0) if len(own) > 1 else own[0]
+
+        return run
+
+    return {name: run_of(name) for name in seconds}
+
+
+def test_the_far_ones_are_dropped_after_some_turns(clock: Clock) -> None:
     calls: list[str] = []
-
-    def slow(x: int) -> None:
-        calls.append("slow")
-        clock.now += 0.5 if len(calls) > 2 else 9.0  # a first turn that is disturbed
-
-    def quick(x: int) -> None:
-        calls.append("quick")
-        clock.now += 0.25
-
-    found = measuring.median_seconds({"slow": slow, "quick": quick}, 1)
-    assert calls == ["slow", "quick"] * measuring.MIN_ROUNDS
+    runs = runs_of(clock, calls, slow=[9.0, 0.5], quick=[0.25])  # a first turn that is disturbed
+    found = measuring.median_seconds(runs, 1)
+    assert calls == ["slow", "quick"] * measuring.ROUNDS
     assert found == {"slow": 0.5, "quick": 0.25}
 
 
+def test_the_close_ones_are_told_apart_by_more_turns(clock: Clock) -> None:
+    """A busy moment of two turns would have decided for the slower one."""
+    calls: list[str] = []
+    runs = runs_of(clock, calls, best=[1.2, 1.2, 1.0], near=[1.1], far=[3.0])
+    found = measuring.median_seconds(runs, 1)
+    assert found == pytest.approx({"best": 1.0, "near": 1.1, "far": 3.0})
+    assert calls[:9] == ["best", "near", "far"] * 3
+    assert calls[9:] == ["best", "near"] * (measuring.CLOSE_ROUNDS - 3)
+
+
 def test_short_calls_are_repeated_but_not_for_ever(clock: Clock) -> None:
-    calls: list[int] = []
-
-    def short(x: int) -> None:
-        calls.append(x)
-        clock.now += measuring.ENOUGH / 10
-
-    measuring.median_seconds({"a": short}, 7)
-    assert 10 <= len(calls) <= 12
+    calls: list[str] = []
+    tenth = [measuring.ENOUGH / 20]
+    measuring.median_seconds(runs_of(clock, calls, a=tenth, b=tenth), 7)
+    assert 20 <= len(calls) <= 24
     calls.clear()
-    measuring.median_seconds({"a": calls.append}, 7)  # takes no time at all
-    assert calls == [7] * measuring.MAX_ROUNDS
+    measuring.median_seconds(runs_of(clock, calls, a=[0.0], b=[0.0]), 7)  # takes no time at all
+    assert calls == ["a", "b"] * measuring.MAX_ROUNDS

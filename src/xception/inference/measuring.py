@@ -9,23 +9,37 @@ from typing import TypeVar
 
 Input = TypeVar("Input")
 
-MIN_ROUNDS = 3
+ROUNDS = 3  # for all
+CLOSE_ROUNDS = 7  # for those that are still close to the fastest
+CLOSE = 1.25  # a median so many times the least one is close to it
+ENOUGH = 4.0  # seconds in all, once there have been these rounds
 MAX_ROUNDS = 30
-ENOUGH = 1.0  # seconds in all, once there have been MIN_ROUNDS
 
 
 def median_seconds(runs: Mapping[str, Callable[[Input], object]], x: Input) -> dict[str, float]:
     """Median wall time of each of `runs` on `x`, in turns, so that a busy machine slows all alike.
 
-    Each has been called before: first calls prepare what later ones use.
+    Each has been called before: first calls prepare what later ones use. What turns out to be far
+    from the fastest is not tried further; what is close, more often, since a busy moment decides
+    between two such.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
+    left = list(runs)
     began = time.perf_counter()
     for turn in range(MAX_ROUNDS):
-        if turn >= MIN_ROUNDS and time.perf_counter() - began > ENOUGH:
+        if turn >= ROUNDS:
+            left = _close(seconds, left)
+        has_lasted = time.perf_counter() - began > ENOUGH
+        if (turn >= ROUNDS and len(left) == 1) or (turn >= CLOSE_ROUNDS and has_lasted):
             break
-        for name, run in runs.items():
+        for name in left:
             start = time.perf_counter()
-            run(x)
+            runs[name](x)
             seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _close(seconds: Mapping[str, list[float]], names: list[str]) -> list[str]:
+    medians = {name: statistics.median(seconds[name]) for name in names}
+    least = min(medians.values())
+    return [name for name in names if medians[name] <= CLOSE * least]

@@ -26,7 +26,7 @@ inline void backward_picture(const BackwardPlan& plan, const Strip& strip, int64
                              FillWindow fill, FinishInput finish, const BackwardBuffers& buffers,
                              float* carried, float* sums) {
   const UnitShape& s = plan.s;
-  const int channels = channels_in(s.c, panel);
+  const int channels = channels_in(s.c, panel), lanes = lanes_of(channels);
   const int64_t picture = strip.first_picture + index;
   const int64_t place = index * strip.rows * s.q * kPanel;
   const float* hidden_grad = buffers.hidden_grad + place;
@@ -48,8 +48,8 @@ inline void backward_picture(const BackwardPlan& plan, const Strip& strip, int64
     const size_t offset = static_cast<size_t>(first) * columns * kPanel;
     const Window below = window.from_row(first * s.stride_h);
     filler.fill_until((first + count - 1) * s.stride_h + span_h(s) + 1);
-    if (plan.has_pointwise) depthwise(below, plan.taps, taps_k, count, columns, hidden + offset);
-    depthwise_gradient(below, plan.taps, hidden_grad + offset, count, columns, taps_sum);
+    if (plan.has_pointwise) depthwise(below, plan.taps, taps_k, lanes, count, columns, hidden + offset);
+    depthwise_gradient(below, plan.taps, hidden_grad + offset, lanes, count, columns, taps_sum);
     if (plan.wants_input) input.add_rows(hidden_grad + offset, first, count);
   }
   if (plan.wants_input) input.end();
@@ -133,11 +133,12 @@ inline bool backward_part(const BackwardPlan& plan, int part) {
                          is_within ? row + strip.rows : 0);
       if (plan.has_pointwise) pack_strip(plan, strip, 0, plan.output_panels, buffers.gradient);
       for (int panel = first_panel; panel < last_panel; ++panel) {
+        const int channels = channels_in(s.c, panel);
         float* sums = plan.panel_sums(picture_part, panel);
         if (plan.has_pointwise) {
           multiply(buffers.gradient, strip_pixels, strip_pixels,
-                   plan.weights + panel * plan.pointwise_floats(), depth, buffers.hidden_grad,
-                   prefetcher);
+                   plan.weights + panel * plan.pointwise_floats(), depth, channels,
+                   buffers.hidden_grad, prefetcher);
         } else {
           pack_strip(plan, strip, panel, panel + 1, buffers.hidden_grad);
         }
@@ -151,8 +152,9 @@ inline bool backward_part(const BackwardPlan& plan, int part) {
         }
         if (plan.has_pointwise)
           for (int output = 0; output < plan.output_panels; ++output)
-            multiply_transposed(buffers.gradient + output * panel_floats, buffers.hidden,
-                                strip_pixels, sums + static_cast<size_t>(output) * kPanel * kPanel,
+            multiply_transposed(buffers.gradient + output * panel_floats,
+                                channels_in(s.o, output), buffers.hidden, channels, strip_pixels,
+                                sums + static_cast<size_t>(output) * kPanel * kPanel,
                                 prefetcher);
       }
     }

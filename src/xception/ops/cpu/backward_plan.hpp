@@ -81,11 +81,11 @@ constexpr int kPackBlock = 16;  // pixels of all panels that are packed together
 inline void pack_gradient(const BackwardPlan& plan, int64_t start, int panel, int pixels,
                           float* to) {
   const UnitShape& s = plan.s;
-  const int channels = channels_in(s.o, panel);
+  const int channels = channels_in(s.o, panel), lanes = lanes_of(channels);
   const float* gradient = plan.a.grad_y + start;
   if (!plan.a.grad_offset) {
     for (int m = 0; m < pixels; ++m, gradient += s.o, to += kPanel)
-      for (int lane = 0; lane < kPanel; lane += kLanes)
+      for (int lane = 0; lane < lanes; lane += kLanes)
         store(to + lane, load_of_panel(gradient, lane, channels));
     return;
   }
@@ -99,7 +99,7 @@ inline void pack_gradient(const BackwardPlan& plan, int64_t start, int panel, in
   for (int m = 0; m < pixels; ++m, gradient += s.o, y += s.o, to += kPanel) {
     prefetch_panel(gradient + kPackBlock * s.o);
     prefetch_panel(y + kPackBlock * s.o);
-    for (int v = 0; v < kPanelVectors; ++v) {
+    for (int v = 0; v * kLanes < lanes; ++v) {
       const int lane = v * kLanes;
       const Vector distance = load_of_panel(y, lane, channels) - mean[v];
       store(to + lane,

@@ -1,7 +1,7 @@
 // The depthwise convolution of a window, and the gradient of its taps; 32 channels at a time.
 //
 // Kernels of 3x3, 5x5 and 7x7 without gaps have loops in which neighbouring outputs share what they
-// read; one loop serves all others. taps_k is [place in the kernel][32].
+// read; one loop serves all others. taps_k is [place in the kernel][32]; lanes: see `lanes_of`.
 #pragma once
 
 #include <type_traits>
@@ -61,9 +61,10 @@ XCEPTION_INLINE void filter_spaced(const float* from, size_t row_stride, const T
 // All outputs of a window: filter(number, from, taps_k, to) makes `number` neighbours, a constant.
 template <typename Filter>
 XCEPTION_INLINE void each_output(const Window& window, const Taps& taps, const float* taps_k,
-                                 int rows, int columns, float* out, const Filter& filter) {
+                                 int lanes, int rows, int columns, float* out,
+                                 const Filter& filter) {
   const size_t pixel_step = static_cast<size_t>(taps.stride_w) * kPanel;
-  for (int lane = 0; lane < kPanel; lane += kLanes)
+  for (int lane = 0; lane < lanes; lane += kLanes)
     for (int r = 0; r < rows; ++r) {
       const float* from = window.at(r * taps.stride_h, 0) + lane;
       float* to = out + static_cast<size_t>(r) * columns * kPanel + lane;
@@ -78,23 +79,23 @@ XCEPTION_INLINE void each_output(const Window& window, const Taps& taps, const f
 }
 
 template <int Size>
-void depthwise_dense(const Window& window, const Taps& taps, const float* taps_k, int rows,
-                     int columns, float* out) {
+void depthwise_dense(const Window& window, const Taps& taps, const float* taps_k, int lanes,
+                     int rows, int columns, float* out) {
   const size_t row_stride = static_cast<size_t>(window.columns) * kPanel;
-  each_output(window, taps, taps_k, rows, columns, out,
+  each_output(window, taps, taps_k, lanes, rows, columns, out,
               [=](auto number, const float* from, const float* taps_lane, float* to) {
                 filter_dense<Size, decltype(number)::value>(from, row_stride, taps_lane, to);
               });
 }
 
 // out[rows * columns][32]
-inline void depthwise(const Window& window, const Taps& taps, const float* taps_k, int rows,
-                      int columns, float* out) {
-  if (taps.is_dense(3)) return depthwise_dense<3>(window, taps, taps_k, rows, columns, out);
-  if (taps.is_dense(5)) return depthwise_dense<5>(window, taps, taps_k, rows, columns, out);
-  if (taps.is_dense(7)) return depthwise_dense<7>(window, taps, taps_k, rows, columns, out);
+inline void depthwise(const Window& window, const Taps& taps, const float* taps_k, int lanes,
+                      int rows, int columns, float* out) {
+  if (taps.is_dense(3)) return depthwise_dense<3>(window, taps, taps_k, lanes, rows, columns, out);
+  if (taps.is_dense(5)) return depthwise_dense<5>(window, taps, taps_k, lanes, rows, columns, out);
+  if (taps.is_dense(7)) return depthwise_dense<7>(window, taps, taps_k, lanes, rows, columns, out);
   const size_t row_stride = static_cast<size_t>(window.columns) * kPanel;
-  each_output(window, taps, taps_k, rows, columns, out,
+  each_output(window, taps, taps_k, lanes, rows, columns, out,
               [&](auto number, const float* from, const float* taps_lane, float* to) {
                 filter_spaced<decltype(number)::value>(from, row_stride, taps, taps_lane, to);
               });
@@ -138,10 +139,10 @@ XCEPTION_INLINE void add_dense_gradient(const float* from, size_t row_stride, co
 
 // Rows: as many of the kernel's as there are registers for sums.
 template <int Size, int Rows>
-void dense_gradient(const Window& window, const Taps& taps, const float* gradient, int rows,
-                    int columns, float* taps_k) {
+void dense_gradient(const Window& window, const Taps& taps, const float* gradient, int lanes,
+                    int rows, int columns, float* taps_k) {
   const size_t row_stride = static_cast<size_t>(window.columns) * kPanel;
-  for (int lane = 0; lane < kPanel; lane += kLanes)
+  for (int lane = 0; lane < lanes; lane += kLanes)
     for (int r = 0; r < rows; ++r)
       for (int ky = 0; ky < Size; ky += Rows)
         add_dense_gradient<Size, Rows>(window.at(r * taps.stride_h + ky, 0) + lane, row_stride,
@@ -152,15 +153,15 @@ void dense_gradient(const Window& window, const Taps& taps, const float* gradien
 // taps_k[kernel place][32] += the sum over outputs of gradient * the window's value at that tap.
 // Each row is summed by itself first: nearer to the true sum than one long chain.
 inline void depthwise_gradient(const Window& window, const Taps& taps, const float* gradient,
-                               int rows, int columns, float* taps_k) {
-  if (taps.is_dense(3)) return dense_gradient<3, 3>(window, taps, gradient, rows, columns, taps_k);
-  if (taps.is_dense(5)) return dense_gradient<5, 1>(window, taps, gradient, rows, columns, taps_k);
-  if (taps.is_dense(7)) return dense_gradient<7, 1>(window, taps, gradient, rows, columns, taps_k);
+                               int lanes, int rows, int columns, float* taps_k) {
+  if (taps.is_dense(3)) return dense_gradient<3, 3>(window, taps, gradient, lanes, rows, columns, taps_k);
+  if (taps.is_dense(5)) return dense_gradient<5, 1>(window, taps, gradient, lanes, rows, columns, taps_k);
+  if (taps.is_dense(7)) return dense_gradient<7, 1>(window, taps, gradient, lanes, rows, columns, taps_k);
   constexpr int kChains = 4;  // one addition after the other waits for each
   const size_t pixel_step = static_cast<size_t>(taps.stride_w) * kPanel;
   for (int ky = 0; ky < taps.rows; ++ky)
     for (int kx = 0; kx < taps.columns; ++kx, taps_k += kPanel)
-      for (int lane = 0; lane < kPanel; lane += kLanes) {
+      for (int lane = 0; lane < lanes; lane += kLanes) {
         Vector total{};
         for (int r = 0; r < rows; ++r) {
           const float* g = gradient + static_cast<size_t>(r) * columns * kPanel + lane;

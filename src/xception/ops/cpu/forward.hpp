@@ -94,7 +94,7 @@ inline void filter_panel(const ForwardPlan& plan, const Tile& tile, int panel, F
       depthwise(window.from_row(first * s.stride_h), plan.taps,
                 plan.taps_k +
                     static_cast<size_t>(panel) * plan.taps.rows * plan.taps.columns * kPanel,
-                count, columns, left + static_cast<size_t>(first) * columns * kPanel);
+                lanes_of(channels), count, columns, left + static_cast<size_t>(first) * columns * kPanel);
     }
   }
 }
@@ -104,9 +104,10 @@ inline void filter_panel(const ForwardPlan& plan, const Tile& tile, int panel, F
 // Some pixels at a time: first how far their mean lies from the first of them, then the distances
 // from that mean. So nothing is lost where the mean is large (values are never summed themselves)
 // or one pixel lies far off (squares are never subtracted). Groups are merged as tiles are (Chan).
-inline void panel_statistics(const float* block, int pixels, float* mean, float* squares) {
+inline void panel_statistics(const float* block, int channels, int pixels, float* mean,
+                             float* squares) {
   constexpr int kGroup = 64;
-  for (int lane = 0; lane < kPanel; lane += kLanes) {
+  for (int lane = 0; lane < channels; lane += kLanes) {
     Vector total_mean{}, total_squares{};
     for (int first = 0; first < pixels; first += kGroup) {
       const int count = std::min(kGroup, pixels - first);
@@ -141,7 +142,7 @@ inline void finish_panel(const ForwardPlan& plan, const Tile& tile, int64_t inde
           ((tile.first_picture + i) * s.p + tile.row + r) * s.q + tile.column;
       float* to = plan.a.y + pixel * s.o + int64_t{panel} * kPanel;
       for (int64_t column = 0; column < tile.columns; ++column, from += kPanel, to += s.o)
-        for (int lane = 0; lane < kPanel; lane += kLanes) {
+        for (int lane = 0; lane < channels; lane += kLanes) {
           if (channels == kPanel && plan.past_caches) {
             store_past_caches(to + lane, load(from + lane));
           } else {
@@ -151,7 +152,7 @@ inline void finish_panel(const ForwardPlan& plan, const Tile& tile, int64_t inde
     }
   if (!plan.a.mean) return;
   const size_t place = (static_cast<size_t>(index) * plan.output_panels + panel) * kPanel;
-  panel_statistics(block, tile.pixels(), plan.means + place, plan.squares + place);
+  panel_statistics(block, channels, tile.pixels(), plan.means + place, plan.squares + place);
 }
 
 // For the pixels of x that a tile reads, whole rows of them; for nothing where caches hold it all.
@@ -202,7 +203,7 @@ inline bool forward_part(const ForwardPlan& plan, int64_t part) {
   Prefetcher prefetcher = prefetch_tile(plan, index + std::max(1, plan.a.threads / plan.groups));
   for (int panel = first; panel < last; ++panel) {
     multiply(left, static_cast<int>(pixels), pixels, plan.weights + panel * weight_floats,
-             depth_of(s.c), block, prefetcher);
+             depth_of(s.c), channels_in(s.o, panel), block, prefetcher);
     finish_panel(plan, tile, index, panel, block);
   }
   finish_stores();

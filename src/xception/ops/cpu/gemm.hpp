@@ -83,15 +83,16 @@ void multiply_tail(int rows, const float* a, size_t panel_stride, const float* b
   }
 }
 
-// c[rows][32] = a[rows][depth] * b[depth][32]; a a panel matrix of `a_rows` rows, from its row 0.
-inline void multiply(const float* a, int rows, size_t a_rows, const float* b, int depth, float* c,
-                     Prefetcher& prefetcher) {
+// c[rows][channels] = a[rows][depth] * b[depth][channels], of one panel; a a panel matrix of `a_rows`
+// rows, from its row 0.
+inline void multiply(const float* a, int rows, size_t a_rows, const float* b, int depth,
+                     int channels, float* c, Prefetcher& prefetcher) {
   const size_t panel_stride = a_rows * kPanel;
   for (int k0 = 0; k0 < depth; k0 += kDepth) {
     const int part = std::min(kDepth, depth - k0);
     const float* a_part = a + static_cast<size_t>(k0 / kPanel) * panel_stride;
     const bool add = k0 > 0;
-    for (int column = 0; column < kPanel; column += kColumns) {
+    for (int column = 0; column < channels; column += kColumns) {
       const float* b_part = b + static_cast<size_t>(k0) * kPanel + column;
       int row = 0;
       for (; row + kRows <= rows; row += kRows) {
@@ -145,9 +146,9 @@ XCEPTION_INLINE void transposed_columns(const float* a, const float* b, int rows
   }
 }
 
-// c[32][32] += transpose(a) * b for one panel of each factor, both of `count` rows.
-inline void multiply_transposed(const float* a, const float* b, int count, float* c,
-                                Prefetcher& prefetcher) {
+// c[a_channels][b_channels] += transpose(a) * b for one panel of each factor, both of `count` rows.
+inline void multiply_transposed(const float* a, int a_channels, const float* b, int b_channels,
+                                int count, float* c, Prefetcher& prefetcher) {
   // Blocks of kOuterRows, then two smaller ones: a last one that is too small waits for its sums.
   constexpr int kRest = kPanel % kOuterRows;
   constexpr int kSmaller = kRest ? (kRest + kOuterRows) / 2 : kOuterRows;
@@ -155,11 +156,11 @@ inline void multiply_transposed(const float* a, const float* b, int count, float
   static_assert(kLarger % kOuterRows == 0);
   for (int rows; count > 0; count -= rows, a += rows * kPanel, b += rows * kPanel) {
     rows = std::min(count, kOuterDepth);
-    for (int column = 0; column < kPanel; column += kColumns) {
-      for (int r = 0; r < kLarger; r += kOuterRows)
+    for (int column = 0; column < b_channels; column += kColumns) {
+      for (int r = 0; r < std::min(kLarger, a_channels); r += kOuterRows)
         transposed_columns<kOuterRows>(a + r, b + column, rows, c + r * kPanel + column,
                                        prefetcher);
-      for (int r = kLarger; r < kPanel; r += kSmaller)
+      for (int r = kLarger; r < a_channels; r += kSmaller)
         transposed_columns<kSmaller>(a + r, b + column, rows, c + r * kPanel + column, prefetcher);
     }
   }

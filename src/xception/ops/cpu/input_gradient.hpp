@@ -138,7 +138,8 @@ class InputGradient {
     while (done_ < end) {
       const int rows = static_cast<int>(std::min<int64_t>(chunk, end - done_));
       const int top = static_cast<int>(done_ + s_.pad_top - strip_.row * s_.stride_h);
-      depthwise(spread_.from_row(top), plan_.turned, taps, rows, static_cast<int>(s_.w), through_);
+      depthwise(spread_.from_row(top), plan_.turned, taps, lanes_of(channels_in(s_.c, panel_)), rows,
+                static_cast<int>(s_.w), through_);
       for (int r = 0; r < rows; ++r, ++done_)
         finish_(plan_, panel_, picture_ * s_.h + done_, 0, 1, s_.w,
                 through_ + static_cast<size_t>(r) * s_.w * kPanel, scale_sum_,

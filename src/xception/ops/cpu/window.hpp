@@ -14,6 +14,13 @@ namespace XCEPTION_ISA {
 
 using xception::UnitShape;
 
+// Lanes of a panel that are worked on: those with channels, in whole vectors and eights (products
+// sum over eights). What lies in the others is never defined and never used.
+XCEPTION_INLINE int lanes_of(int channels) {
+  constexpr int kStep = std::max(kLanes, 8);
+  return (channels + kStep - 1) / kStep * kStep;
+}
+
 struct Window {
   float* data;
   int rows, columns;
@@ -53,6 +60,7 @@ void fill_window(const float* picture, const UnitShape& s, const PanelAffine& af
   const int first = static_cast<int>(std::min<int64_t>(before, window.columns));
   const int last = static_cast<int>(std::clamp<int64_t>(inside, first, window.columns));
   const int64_t step = view.step_w * s.c;
+  const int lanes = lanes_of(channels);
   for (int r = 0; r < window.rows; ++r) {
     float* to = window.at(r, 0);
     const int64_t y = view.row + int64_t{r} * view.step_h;
@@ -74,7 +82,7 @@ void fill_window(const float* picture, const UnitShape& s, const PanelAffine& af
       }
     } else {
       for (int i = first; i < last; ++i, from += step, to += kPanel)
-        for (int lane = 0; lane < kPanel; lane += kLanes) {
+        for (int lane = 0; lane < lanes; lane += kLanes) {
           Vector z = load_of_panel(from, lane, channels);
           if constexpr (HasAffine) z = z * load(affine.scale + lane) + load(affine.shift + lane);
           store(to + lane, activate<A>(z));
