@@ -216,6 +216,7 @@ def _run(result: dict[str, Any], seed: int, kernels: str, same_threads: bool) ->
         for run in result["runs"]
         if run["seed"] == seed
         and run["kernels"] == kernels
+        and run["kept"] == "float32"
         and (run["threads"] == result["threads"]) == same_threads
     )
 

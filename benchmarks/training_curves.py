@@ -4,16 +4,18 @@
 
 Kernels round otherwise than plain torch, and training carries every rounding on; so runs part after
 some steps, as they do when anything about the arithmetic changes. How far apart that alone sets two
-runs is shown by a third one, plain torch with another number of threads. All train `xception_tiny`
-on the built-in data set by the preset "demo" through `xception.train`, with a lower learning rate:
-at the preset's own the first epoch is so rough that no two runs agree on it. Writes every step's
-loss to benchmarks/results/training_curves.json.
+runs is shown by a third one, plain torch with other threads. A fourth has the kernels and keeps
+what backward reads in bfloat16 (`xception.compress_saved_activations`), which is more than
+another rounding. All train `xception_tiny` on the built-in data set by the preset "demo" through
+`xception.train`, with a lower learning rate: at the preset's own the first epoch is so rough that
+no two runs agree on it. Writes every step's loss to benchmarks/results/training_curves.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -48,8 +50,12 @@ class StepRecorder(Progress):
         self.epochs.append({name: round(row[name], 6) for name in names})
 
 
-def run(kernels: str, threads: int, seed: int, epochs: int, lr: float) -> dict[str, Any]:
-    """One training; its curves, the accuracy on test pictures, and the seconds of its steps."""
+def run(kernels: str, threads: int, kept: str, seed: int, epochs: int, lr: float) -> dict[str, Any]:
+    """One training; its curves, and the accuracy on test pictures.
+
+    kept: "float32" or "bfloat16", what feature maps wait for backward in
+    """
+    within = xception.compress_saved_activations if kept == "bfloat16" else nullcontext
     before = xception.set_kernels(kernels)
     torch.set_num_threads(threads)
     recorder = StepRecorder()
@@ -57,12 +63,14 @@ def run(kernels: str, threads: int, seed: int, epochs: int, lr: float) -> dict[s
         recipe = xception.Recipe.preset(
             PRESET, data=DATA, epochs=epochs, seed=seed, lr=lr, out=folder, trackers=()
         )
-        result = xception.train(recipe, progress=recorder)
+        with within():
+            result = xception.train(recipe, progress=recorder)
     xception.set_kernels(before)
     assert result.evaluation is not None
     return {
         "kernels": kernels,
         "threads": threads,
+        "kept": kept,
         "seed": seed,
         "step_loss": recorder.losses,
         "epochs": recorder.epochs,
@@ -82,11 +90,14 @@ def main() -> None:
     other = 1 if threads > 1 else 2
     runs = []
     for seed in arguments.seeds:
-        for kernels, count in (("auto", threads), ("off", threads), ("off", other)):
-            runs.append(run(kernels, count, seed, arguments.epochs, arguments.lr))
+        for kernels, count, kept in (
+            ("auto", threads, "float32"), ("off", threads, "float32"), ("off", other, "float32"),
+            ("auto", threads, "bfloat16"),
+        ):  # fmt: skip
+            runs.append(run(kernels, count, kept, seed, arguments.epochs, arguments.lr))
             last = runs[-1]
             print(
-                f"seed {seed}, kernels {kernels:<5} {count} threads: last loss "
+                f"seed {seed}, kernels {kernels:<5} {count} threads, maps in {kept}: last loss "
                 f"{last['epochs'][-1]['train_loss']:.4f}, test accuracy "
                 f"{last['test_accuracy']:.4f}",
                 flush=True,

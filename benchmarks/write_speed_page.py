@@ -197,7 +197,8 @@ def keras_backends(result: Result) -> str:
 def training_curves(result: Result) -> str:
     def name(run: Result) -> str:
         kind = "with the kernels" if run["kernels"] != "off" else "plain torch"
-        return f"{kind}, {counted(run['threads'], 'thread')}"
+        kept = "" if run["kept"] == "float32" else f", maps kept in {run['kept']}"
+        return f"{kind}, {counted(run['threads'], 'thread')}{kept}"
 
     kinds = list(dict.fromkeys(map(name, result["runs"])))
     seeds = sorted({run["seed"] for run in result["runs"]})
@@ -224,6 +225,44 @@ def training_curves(result: Result) -> str:
     ))  # fmt: skip
 
 
+def saved_activations(result: Result) -> str:
+    first = table(
+        [f"xception, {result['size']}x{result['size']}, batch {result['batch']}",
+         "after the forward pass", "most in backward"],
+        [
+            [way, f"{row['after_forward_mb']:,} MB", f"{row['peak_in_backward_mb']:,} MB"]
+            for way, row in result["memory"].items()
+        ],
+    )  # fmt: skip
+    errors = result["gradient_errors"]
+    ways = list(dict.fromkeys(way for row in errors.values() for way in row))
+    second = table(
+        [f"distance from float64's gradients, mean of {result['seeds']} seeds", *ways],
+        [
+            [title, *(f"{100 * row[way]:.1f}%" if way in row else "" for way in ways)]
+            for title, row in errors.items()
+        ],
+    )
+    return f"{machine(result)}\n\n{first}\n\n{second}"
+
+
+def int8_accuracy(result: Result) -> str:
+    body = [
+        [
+            f"{row['model']}, {row['data']}", f"{row['pictures']:,}",
+            f"{row['float32']:.4f} +- {row['standard_error']:.4f}",
+            *(
+                f"{found['top1']:.4f} ({100 * (found['top1'] - row['float32']):+.2f} points)"
+                for found in row["int8"].values()
+            ),
+        ]
+        for row in result["networks"]
+    ]  # fmt: skip
+    runtimes = list(result["networks"][0]["int8"])
+    head = ["accuracy", "test pictures", "float32", *(f"int8, {name}" for name in runtimes)]
+    return f"{machine(result)}\n\n{table(head, body)}"
+
+
 SECTIONS: dict[str, Callable[[Result], str]] = {
     "training_step": training_step,
     "layers": layers,
@@ -232,7 +271,9 @@ SECTIONS: dict[str, Callable[[Result], str]] = {
     "fused_networks": fused_networks,
     "inference": inference,
     "inference-xception_tiny": inference,
+    "int8_accuracy": int8_accuracy,
     "keras_backends": keras_backends,
+    "saved_activations": saved_activations,
     "training_curves": training_curves,
 }
 FIGURES = ("growth", "training_curves")

@@ -45,5 +45,9 @@ class ModelFileError(XceptionError):
     """A model file is missing, damaged, or does not describe a model this version can build."""
 
 
+class OtherProcessError(XceptionError):
+    """Another process of the same run had to stop, and says why itself."""
+
+
 class TrainingError(XceptionError):
     """Training had to stop; the message says at which step and what was kept."""

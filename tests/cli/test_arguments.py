@@ -25,7 +25,7 @@ from xception.cli.main import main
         ),
         (
             ["train", "d", "--optimizr", "sgd", "--epoch", "3"],
-            "arguments similar to --optimizr: --optimizer {sgd,adamw,muon}",
+            "arguments similar to --optimizr: --optimizer {sgd,adamw,muon,rmsprop}",
         ),
         (["predict", "m", "p", "--top-k", "three"], "error parsing --top-k: invalid literal"),
         (["predict", "m", "p", "--top-k"], "missing value for argument '--top-k'"),

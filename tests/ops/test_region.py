@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import io
 import multiprocessing
+import resource
+import sys
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,7 +27,7 @@ PAGE = region._PAGE
 MIB = 1024 * 1024
 
 pytestmark = pytest.mark.skipif(
-    not hasattr(region.mmap, "MAP_ANONYMOUS"), reason="a region is for Linux"
+    not sys.platform.startswith("linux"), reason="a region is for Linux"
 )
 
 
@@ -85,6 +88,7 @@ def test_a_map_is_an_ordinary_tensor(
     assert opened.free_blocks != [(0, opened.size)]
     expected = torch.empty(shape, dtype=dtype, memory_format=form)
     assert x.stride() == expected.stride() and x.dtype == dtype and x.shape == expected.shape
+    assert x._version == 0 and not x.requires_grad
     assert x._base is None and x.data_ptr() % 64 == 0
     assert x.untyped_storage().nbytes() == expected.untyped_storage().nbytes()
     x.copy_(torch.arange(7).repeat(x.numel() // 7 + 1)[: x.numel()].view(shape))
@@ -117,10 +121,30 @@ def test_where_the_region_is_full_torch_gives_the_map(opened: Region) -> None:
     assert [m[0, 0, 0, -1].item() for m in maps] == [0, 1, 2]
 
 
+def test_another_default_device_does_not_matter(opened: Region) -> None:
+    like = torch.empty(1)
+    with torch.device("meta"):
+        x = empty_map(like, (1, 64, 256, 256))
+    assert x.device.type == "cpu"
+    assert opened.free_blocks != [(0, opened.size)]
+
+
+def test_symbolic_shapes_are_no_matter_of_the_region(opened: Region) -> None:
+    """Else every size would be a condition on which a compiled graph depends."""
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    environment = ShapeEnv()
+    with FakeTensorMode(shape_env=environment) as mode:
+        like = mode.from_tensor(torch.empty(64, 64, 64, 64))
+        before = len(environment.guards)
+        empty_map(like, like.shape)
+        assert len(environment.guards) == before
+
+
 @pytest.mark.parametrize("form", [torch.channels_last, torch.contiguous_format])
 def test_converted_keeps_values_and_layout(opened: Region, form: torch.memory_format) -> None:
     x = torch.randn(4, 64, 128, 128).contiguous(memory_format=form)
-    for y in (x, x[:, ::2], x[..., ::2]):
+    for y in (x, x[:, ::2], x[..., ::2], x[:, :1].contiguous(), x[..., :1, :1].contiguous()):
         found = converted_map(y, torch.bfloat16)
         assert torch.equal(found, y.to(torch.bfloat16))
         assert found.stride() == y.to(torch.bfloat16).stride()
@@ -189,6 +213,33 @@ def test_a_forked_child_has_a_copy_of_its_own(opened: Region) -> None:
     assert queue.get(timeout=60) == 7
     process.join()
     assert x[0, 0, 0, 0].item() == 1
+
+
+def test_before_a_fork_free_memory_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Region(64 * MIB)
+    block, held = own.take(8 * MIB), own.take(MIB)
+    assert block is not None and held is not None
+    block[:4], held[:4] = b"free", b"held"
+    del block
+    own.discard()
+    assert own.free_blocks[0] == (0, 8 * MIB)
+    block = own.take(8 * MIB)
+    assert block is not None
+    assert (bytes(block[:4]), bytes(held[:4])) == (b"\0" * 4, b"held")
+
+
+@pytest.mark.parametrize("scarce", ["addresses", "data", "overcommit"])
+def test_where_addresses_count_there_is_no_region(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scarce: str
+) -> None:
+    monkeypatch.setattr(region, "_region", None)
+    limited = {"addresses": resource.RLIMIT_AS, "data": resource.RLIMIT_DATA}.get(scarce)
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (2**34 if what == limited else -1, -1))
+    strict = tmp_path / "overcommit"
+    strict.write_text("2\n" if scarce == "overcommit" else "0\n")
+    monkeypatch.setattr(region, "_OVERCOMMIT", strict)
+    region.open_region()
+    assert region._region is None
 
 
 def test_a_system_that_refuses_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

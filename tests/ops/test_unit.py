@@ -55,7 +55,7 @@ CASES = {  # shape, outputs, kernel, settings; what is special about it
 @st.composite
 def units(draw: Any) -> dict[str, Any]:
     """Arguments of `make_unit` whose output has at least one pixel."""
-    channels = st.sampled_from([1, 3, 31, 32, 33, 64, 728])
+    channels = st.sampled_from([1, 3, 8, 9, 16, 17, 24, 25, 31, 32, 33, 64, 728])
     kernel = draw(st.none() | st.tuples(*[st.sampled_from([1, 3, 5, 7])] * 2))
     outputs = draw(st.none() | channels)
     stride = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from xception.errors import RecipeError
-from xception.training import Recipe, RunFolder, loop, train
+from xception.training import Recipe, RunFolder, run, train
 from xception.training.checkpoint import load_checkpoint
 from xception.weights import open_model
 
@@ -16,7 +16,7 @@ from xception.weights import open_model
 def rising_then_falling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Validation accuracy 0.9 after the first epoch, 0.1 after the second."""
     accuracies = iter((0.9, 0.1))
-    monkeypatch.setattr(loop, "evaluate_batches", lambda *_: (1.0, next(accuracies)))
+    monkeypatch.setattr(run, "evaluate_batches", lambda *_: (1.0, next(accuracies)))
 
 
 @pytest.mark.parametrize(("select", "accuracy"), [("last", 0.1), ("best", 0.9)])

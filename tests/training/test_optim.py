@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from xception.errors import RecipeError
 from xception.models import create_model
 from xception.training import Recipe
 from xception.training.optim import (
@@ -16,18 +17,50 @@ from xception.training.optim import (
 
 def test_paper_step_decay() -> None:
     recipe = Recipe(schedule="step", lr=0.045, warmup=0.0, epochs=20)
-    assert learning_rate(recipe, 1.99) == pytest.approx(0.045)
-    assert learning_rate(recipe, 2.0) == pytest.approx(0.045 * 0.94)
-    assert learning_rate(recipe, 7.5) == pytest.approx(0.045 * 0.94**3)
+    assert learning_rate(recipe, 1.99, 1000) == pytest.approx(0.045)
+    assert learning_rate(recipe, 2.0, 1000) == pytest.approx(0.045 * 0.94)
+    assert learning_rate(recipe, 7.5, 1000) == pytest.approx(0.045 * 0.94**3)
+
+
+def test_step_decay_by_pictures() -> None:
+    """JFT: times 0.9 every 3,000,000 samples, here on an epoch of 2,000,000."""
+    recipe = Recipe(
+        schedule="step", lr=0.001, warmup=0.0, epochs=20, step_decay=0.9, step_pictures=3_000_000
+    )
+    assert learning_rate(recipe, 1.49, 2_000_000) == pytest.approx(0.001)
+    assert learning_rate(recipe, 1.5, 2_000_000) == pytest.approx(0.0009)
+    assert learning_rate(recipe, 4.6, 2_000_000) == pytest.approx(0.001 * 0.9**3)
+
+
+@pytest.mark.parametrize(("optimizer", "share"), [("sgd", 0.25), ("adamw", 0.5), ("rmsprop", 0.5)])
+def test_the_learning_rate_follows_the_batch_where_the_recipe_names_one(
+    optimizer: str, share: float
+) -> None:
+    recipe = Recipe(
+        optimizer=optimizer,
+        lr=0.4,
+        lr_batch=128,
+        batch_size=32,
+        schedule="constant",
+        warmup=0.0,  # type: ignore[arg-type]
+    )
+    assert learning_rate(recipe, 3.0, 1000) == pytest.approx(0.4 * share)
+    assert learning_rate(recipe.replaced(lr_batch=None), 3.0, 1000) == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_warm_up_then_down_to_zero(schedule: str) -> None:
     recipe = Recipe(schedule=schedule, lr=0.4, warmup=0.2, epochs=10)  # type: ignore[arg-type]
-    assert learning_rate(recipe, 1.0) == pytest.approx(0.2)
-    assert learning_rate(recipe, 2.0) == pytest.approx(0.4)
-    assert learning_rate(recipe, 6.0) == pytest.approx(0.2)
-    assert learning_rate(recipe, 10.0) == pytest.approx(0.0)
+    assert learning_rate(recipe, 1.0, 1000) == pytest.approx(0.2)
+    assert learning_rate(recipe, 2.0, 1000) == pytest.approx(0.4)
+    assert learning_rate(recipe, 6.0, 1000) == pytest.approx(0.2)
+    assert learning_rate(recipe, 10.0, 1000) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("field", ["lr_batch", "step_pictures"])
+def test_of_nothing_there_is_no_rate(field: str) -> None:
+    with pytest.raises(RecipeError, match=f"{field} must be at least 1"):
+        Recipe(**{field: 0})  # type: ignore[arg-type]
 
 
 def test_every_parameter_is_in_one_group_and_exemptions_hold() -> None:

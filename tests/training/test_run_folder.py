@@ -74,7 +74,7 @@ def test_environment_says_command_and_versions(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["/somewhere/bin/xception", "train", "my pictures"])
     folder = RunFolder.create(recipe)
-    folder.write_environment("cpu")
+    folder.write_environment("cpu", 1)
     described = json.loads(folder.environment.read_text())
     assert described["command"] == "xception train 'my pictures'"
     assert {"xception", "torch", "python", "cpu", "device", "started"} <= set(described)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from xception.errors import RecipeError, UsageError
 from xception.training import Recipe
@@ -14,21 +13,6 @@ def test_what_a_cpu_cannot_do_is_refused() -> None:
         Runtime(Recipe(device="cpu", precision="fp16"))
     with pytest.raises(UsageError, match="cannot be used here"):
         Runtime(Recipe(device="gpu"))
-
-
-def test_several_processes_are_refused_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="several processes"):
-        Runtime(Recipe(device="cpu"))
-
-
-def test_gradients_are_clipped_to_the_norm() -> None:
-    runtime = Runtime(Recipe(device="cpu"))
-    layer = nn.Linear(4, 1, bias=False)
-    before = layer.weight.detach().clone()
-    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
-    runtime.backward_and_step(100 * layer(torch.ones(1, 4)).sum(), optimizer, clip_norm=0.5)
-    assert float((layer.weight - before).norm().detach()) == pytest.approx(0.5, rel=1e-4)
 
 
 def test_runs_of_other_precision_may_follow_each_other() -> None:

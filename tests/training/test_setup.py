@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from xception.errors import DataError, RecipeError, TrainingError, UsageError
 from xception.training import Recipe, TrainResult, train
+from xception.training.optim import scale_of_batch
 from xception.training.setup import adapted, open_inputs, preprocessing_for, with_whole_paths
 from xception.weights import load
 
@@ -128,10 +129,11 @@ def test_a_class_name_that_no_model_file_holds_is_refused_at_once(
 def test_few_pictures_get_smaller_steps_and_it_is_said() -> None:
     said: list[str] = []
     few = adapted(Recipe(batch_size=128, lr=0.32), 162, said.append)
-    assert (few.batch_size, few.lr) == (8, pytest.approx(0.02))
+    assert (few.batch_size, few.lr * scale_of_batch(few)) == (8, pytest.approx(0.02))
     assert "batch size 8 instead of 128" in said[0]
     by_root = adapted(Recipe(optimizer="adamw", batch_size=32, lr=0.4), 300, said.append)
-    assert (by_root.batch_size, by_root.lr) == (16, pytest.approx(0.4 * 0.5**0.5))
+    rate = by_root.lr * scale_of_batch(by_root)
+    assert (by_root.batch_size, rate) == (16, pytest.approx(0.4 * 0.5**0.5))
     assert adapted(Recipe(batch_size=128), 2048, said.append) == Recipe(batch_size=128)
     assert adapted(Recipe(batch_size=128, adapt=False), 162, said.append).batch_size == 128
     assert len(said) == 2

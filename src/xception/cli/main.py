@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 
-from xception.errors import UsageError, XceptionError
+from xception.errors import OtherProcessError, UsageError, XceptionError
 
 COMMANDS = {  # name: (module whose `run(argv)` gives the exit code, what it does)
     "train": ("xception.cli.train", "train a classifier on pictures, or go on with a run"),
@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        _say(f"xception: {_line_for(error)}")
+        if not isinstance(error, OtherProcessError):
+            _say(f"xception: {_line_for(error)}")
         return error.exit_code if isinstance(error, XceptionError) else 1
 
 

@@ -14,10 +14,11 @@ from xception.training.recipe import Recipe
 
 DESCRIPTION = """Train a classifier.
 
-xception train DATA [--preset small|demo|fine-tune] [--FIELD VALUE ...]   (DATA comes first)
+xception train DATA [--preset NAME] [--FIELD VALUE ...]   (DATA comes first)
 xception train --recipe FILE.yaml [--FIELD VALUE ...]
 xception train --resume RUN
 
+NAME is small, demo, fine-tune or paper-imagenet: settings that go together.
 DATA is a folder of class folders (with or without train/, val/ and test/), a table (.csv, .tsv,
 .parquet with columns path, label), or the name of a data set (fashion-mnist-5k is built in).
 Everything is kept in a run folder: recipe, metrics, checkpoints, model.safetensors, report.html.

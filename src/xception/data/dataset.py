@@ -87,7 +87,11 @@ class PictureDataset(Dataset[Any]):
         return self.transform.finish(fetched.values[0]), label, i
 
     def fetch(self, indices: Sequence[int], epoch: int | None = None) -> Fetched:
-        """Several items at once, before `transform.finish`."""
+        """Several items at once, before `transform.finish`.
+
+        indices: places in the data; k lengths of the data further on lies the same picture, changed
+            otherwise by what is random
+        """
         epoch = self.epoch if epoch is None else epoch
         transform, labels = self.transform, self.samples.labels
         values: list[torch.Tensor] = []
@@ -96,14 +100,15 @@ class PictureDataset(Dataset[Any]):
         generator = torch.default_generator
         state = generator.get_state() if transform.is_random else None
         try:
-            for i in indices:
+            for index in indices:
+                i = index % len(self)
                 try:
                     prepared = self._prepared(i)
                 except PictureError as error:
                     skipped.append((error.name, error.reason))
                     continue
                 if state is not None:
-                    generator.manual_seed(mixed(self.seed, epoch, i))
+                    generator.manual_seed(mixed(self.seed, epoch, index))
                 values.append(transform.augment(prepared))
                 kept.append(i)
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from xception.data.samples import Samples
 from xception.data.transforms import evaluation_transform
 from xception.errors import DataError
 from xception.models.preprocessing import Preprocessing
+
+Share = Callable[[Sequence[int]], Sequence[int]]
 
 _ORDER = 1  # keeps the order's random numbers apart from those of the pictures
 
@@ -45,6 +47,10 @@ class Loader:
         shuffle_seed: order of epoch e follows from (shuffle_seed, e); None keeps the data's order.
         workers: processes that decode; 0 decodes in this one. The batches are the same.
         drop_last: leave out a last batch that is not full.
+        share: what this process takes of each batch's positions, where several train together.
+        balanced: draw all classes equally often (with `shuffle_seed`); an epoch stays as long as
+            it was, so that pictures of rare classes come several times, changed otherwise each
+            time, and of frequent ones some wait for a later epoch.
     """
 
     def __init__(
@@ -55,6 +61,8 @@ class Loader:
         shuffle_seed: int | None,
         workers: int = 0,
         drop_last: bool = False,
+        share: Share | None = None,
+        balanced: bool = False,
     ) -> None:
         if batch_size < 1 or workers < 0:
             raise ValueError(
@@ -63,7 +71,10 @@ class Loader:
         self.dataset = dataset
         self.batch_size = batch_size
         self.workers = workers
-        self._sampler = _BatchSampler(len(dataset), batch_size, shuffle_seed, drop_last)
+        labels = dataset.samples.labels if balanced else None
+        self._sampler = _BatchSampler(
+            len(dataset), batch_size, shuffle_seed, drop_last, share, labels
+        )
         self._loader: DataLoader[Fetched] | None = None
 
     def __len__(self) -> int:
@@ -147,16 +158,26 @@ def evaluation_loader(
     *,
     workers: int = 0,
     cache: str = "none",
+    share: Share | None = None,
 ) -> Loader:
     """Every picture exactly once, in the data's order, without random changes."""
     dataset = PictureDataset(samples, evaluation_transform(preprocessing), cache=cache)
-    return Loader(dataset, batch_size, shuffle_seed=None, workers=workers)
+    return Loader(dataset, batch_size, shuffle_seed=None, workers=workers, share=share)
 
 
 class _BatchSampler(Sampler[Any]):
     """Yields (epoch, indices), so that workers that live on learn which epoch it is."""
 
-    def __init__(self, count: int, batch_size: int, seed: int | None, drop_last: bool) -> None:
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        seed: int | None,
+        drop_last: bool,
+        share: Share | None,
+        labels: Sequence[int] | None,
+    ) -> None:
+        self.share, self.labels = share, labels
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.total = count // batch_size if drop_last else -(-count // batch_size)
         self.epoch = 0
@@ -167,10 +188,14 @@ class _BatchSampler(Sampler[Any]):
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         epoch, start = self.epoch, self.start_batch
-        order = _order(self.count, self.seed, epoch)
+        if self.labels is not None and self.seed is not None:
+            order = _balanced_order(self.labels, self.seed, epoch)
+        else:
+            order = _order(self.count, self.seed, epoch)
         for number in range(start, self.total):
             first = number * self.batch_size
-            yield epoch, order[first : first + self.batch_size].tolist()
+            indices = order[first : first + self.batch_size].tolist()
+            yield epoch, indices if self.share is None else list(self.share(indices))
 
 
 def _order(count: int, seed: int | None, epoch: int) -> torch.Tensor:
@@ -178,6 +203,33 @@ def _order(count: int, seed: int | None, epoch: int) -> torch.Tensor:
         return torch.arange(count)
     generator = torch.Generator().manual_seed(mixed(seed, epoch, _ORDER))
     return torch.randperm(count, generator=generator)
+
+
+def _balanced_order(labels: Sequence[int], seed: int, epoch: int) -> torch.Tensor:
+    """Places in the data, of all classes equally often; repeated ones as in `PictureDataset.fetch`.
+
+    Through the epochs every picture of a class comes as often as the others of it, but for one.
+    """
+    places = torch.tensor(labels)
+    total = len(labels)
+    counts = places.bincount()
+    sizes: list[int] = counts[counts > 0].tolist()
+    by_class = torch.split(places.argsort(stable=True), sizes)
+    drawn = []
+    for number, own in enumerate(by_class):
+        # So many of this class in each epoch: the remainder goes round the classes.
+        first, last = ((total * e + number) // len(by_class) for e in (epoch, epoch + 1))
+        if first == last:
+            continue
+        rounds = []
+        for turn in range(first // len(own), (last - 1) // len(own) + 1):
+            generator = torch.Generator().manual_seed(mixed(seed, number, turn, _ORDER))
+            rounds.append(own[torch.randperm(len(own), generator=generator)] + turn * total)
+        begin = first // len(own) * len(own)
+        drawn.append(torch.cat(rounds)[first - begin : last - begin])
+    order = torch.cat(drawn)
+    generator = torch.Generator().manual_seed(mixed(seed, epoch, _ORDER))
+    return order[torch.randperm(len(order), generator=generator)]
 
 
 def _start(loader: DataLoader[Fetched]) -> Iterator[Fetched]:

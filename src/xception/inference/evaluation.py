@@ -188,21 +188,22 @@ class _Tally:
             MulticlassRecall,
         )
 
+        # Else a process that evaluates alone would wait for those that train with it.
+        own: dict[str, Any] = {"validate_args": False, "sync_on_compute": False}
+
         def each(metric: Any) -> Any:
-            return metric(num_classes, average=None, validate_args=False)
+            return metric(num_classes, average=None, **own)
 
         measures = {
-            "confusion": MulticlassConfusionMatrix(num_classes, validate_args=False),
+            "confusion": MulticlassConfusionMatrix(num_classes, **own),
             "precision": each(MulticlassPrecision),
             "recall": each(MulticlassRecall),
             "f1": each(MulticlassF1Score),
         }
         if num_classes > TOP_K:
-            measures["top5"] = MulticlassAccuracy(
-                num_classes, top_k=TOP_K, average="micro", validate_args=False
-            )
+            measures["top5"] = MulticlassAccuracy(num_classes, top_k=TOP_K, average="micro", **own)
         self.measures = MetricCollection(measures)
-        self.calibration = MulticlassCalibrationError(num_classes, BINS, validate_args=False)
+        self.calibration = MulticlassCalibrationError(num_classes, BINS, **own)
         self.loss = 0.0
         self.count = 0
         self.skipped: list[Skipped] = []

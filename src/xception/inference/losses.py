@@ -17,11 +17,13 @@ def evaluate_batches(
     model: Classifier,
     batches: Iterable[Batch],
     on_skipped: Callable[[Iterable[tuple[str, str]]], None] | None = None,
+    sums: Callable[..., list[float]] | None = None,
 ) -> tuple[float, float]:
     """Mean cross entropy in nats (no label smoothing) and accuracy 0..1 over `batches`.
 
     batches: labelled pictures in the model's own order of classes
     on_skipped: is given name and reason of the unreadable pictures of each batch
+    sums: of values over all processes that evaluate shares of the same batches
 
     Runs in eval mode on the model's device; the model's mode comes back afterwards. Raises
     DataError when there is no picture in them.
@@ -41,8 +43,10 @@ def evaluate_batches(
             losses.append(F.cross_entropy(outputs, y, reduction="sum"))
             correct += (outputs.argmax(dim=1) == y).sum()
             count += len(y)
-    if count == 0:
-        raise DataError("no picture could be read for evaluation; `xception check` says why")
     for value in losses:
         loss += value.double().cpu()
-    return float(loss) / count, int(correct) / count
+    totals = [float(loss), float(correct), float(count)]
+    whole_loss, right, pictures = totals if sums is None else sums(*totals)
+    if pictures == 0:
+        raise DataError("no picture could be read for evaluation; `xception check` says why")
+    return whole_loss / pictures, right / pictures

@@ -5,10 +5,11 @@ from xception._lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "loop": ["TrainResult", "train"],
         "presets": ["PRESETS"],
         "progress": ["Progress", "RichProgress"],
         "recipe": ["Recipe"],
+        "run": ["TrainResult"],
         "run_folder": ["RunFolder", "split_of_run"],
+        "start": ["train"],
     },
 )

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from xception.training.muon import Muon
 from xception.training.recipe import Recipe
+from xception.training.rmsprop import TensorFlowRMSprop
 
 
 def make_optimizer(model: nn.Module, head: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -42,9 +43,10 @@ def make_optimizer(model: nn.Module, head: nn.Module, recipe: Recipe) -> torch.o
         for (scale, exempt, is_matrix), parameters in groups.items()
     ]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            described, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0
-        )
+        nesterov = recipe.nesterov and recipe.momentum > 0
+        return torch.optim.SGD(described, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov)
+    if recipe.optimizer == "rmsprop":
+        return TensorFlowRMSprop(described, recipe.lr, momentum=recipe.momentum)
     if recipe.optimizer == "muon":
         return Muon(described, lr=recipe.lr, momentum=recipe.momentum)
     return torch.optim.AdamW(described, lr=recipe.lr, betas=(recipe.momentum, 0.999))
@@ -86,19 +88,36 @@ def _kinds(model: nn.Module) -> list[tuple[nn.Parameter, str]]:
     return [pair for pair in found.values() if pair[0].requires_grad]
 
 
-def learning_rate(recipe: Recipe, epoch: float) -> float:
-    """The schedule's learning rate at `epoch` (a fraction: 1.5 is the middle of the second)."""
+def learning_rate(recipe: Recipe, epoch: float, pictures: int) -> float:
+    """The schedule's learning rate at `epoch` (a fraction: 1.5 is the middle of the second).
+
+    pictures: training pictures of an epoch
+    """
+    highest = recipe.lr * scale_of_batch(recipe)
     warmup = recipe.warmup * recipe.epochs
     if epoch < warmup:
-        return recipe.lr * epoch / warmup
+        return highest * epoch / warmup
     if recipe.schedule == "constant":
-        return recipe.lr
+        return highest
     if recipe.schedule == "step":
-        return recipe.lr * recipe.step_decay ** math.floor(epoch / recipe.step_epochs)
+        after = recipe.step_epochs
+        if recipe.step_pictures is not None:
+            after = recipe.step_pictures / pictures
+        return highest * recipe.step_decay ** math.floor(epoch / after)
     done = min((epoch - warmup) / (recipe.epochs - warmup), 1.0)
     if recipe.schedule == "linear":
-        return recipe.lr * (1.0 - done)
-    return recipe.lr * 0.5 * (1.0 + math.cos(math.pi * done))
+        return highest * (1.0 - done)
+    return highest * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def scale_of_batch(recipe: Recipe) -> float:
+    """What the learning rate is multiplied by where `lr_batch` names another number of pictures.
+
+    In proportion for SGD (Goyal et al. 2017), by the square root for the others, whose steps do
+    not grow with the gradient (Malladi et al. 2022).
+    """
+    share = recipe.batch_size / (recipe.lr_batch or recipe.batch_size)
+    return share if recipe.optimizer == "sgd" else math.sqrt(share)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

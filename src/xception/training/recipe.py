@@ -72,21 +72,28 @@ class Recipe:
 
     # Optimization
     epochs: int = 10  # passes over the training pictures
-    batch_size: int = 128  # pictures a step
+    batch_size: int = 128  # pictures a step, of all processes together
     adapt: bool = True  # few pictures: fewer a step, lr and bn_momentum accordingly
-    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"  # sgd: with Nesterov's momentum
+    optimizer: Literal["sgd", "adamw", "muon", "rmsprop"] = "sgd"  # rmsprop: TensorFlow's
     lr: float = 0.3  # highest learning rate
-    momentum: float = 0.9  # of SGD and Muon; first beta of AdamW
-    weight_decay: float = 5e-4  # L2 for SGD, decoupled for the others
+    lr_batch: int | None = None  # pictures a step that `lr` is meant for: others scale it
+    momentum: float = 0.9  # of SGD, Muon and RMSprop; first beta of AdamW
+    nesterov: bool = True  # Nesterov's form of SGD's momentum
+    weight_decay: float = 5e-4  # L2 for SGD and RMSprop, decoupled for the others
     no_decay: tuple[str, ...] = ("norm", "bias", "depthwise")  # kinds of weights without decay
     schedule: Literal["cosine", "linear", "step", "constant"] = "linear"  # after warm-up, to zero
     warmup: float = 0.2  # share of the epochs in which the learning rate grows from zero
     step_decay: float = 0.94  # "step": the learning rate is multiplied by this
     step_epochs: float = 2.0  # "step": every so many epochs
+    step_pictures: int | None = None  # "step": every so many training pictures instead
+    sampling: Literal["each", "balanced"] = "each"  # each picture once, or all classes as often
+    class_weights: Literal["none", "balanced"] = "none"  # balanced: rare classes' losses count more
     label_smoothing: float = 0.0  # share of the target spread over all classes
+    accumulate: int = 1  # parts in which a step's pictures are computed, one after the other
     clip_norm: float = 0.0  # gradients are scaled down to this norm; 0: never
     averaging: float = 0.99  # decay a step of the averaged weights that are evaluated; 0: none
     select: Literal["last", "best"] = "last"  # epoch (best by validation) that becomes the model
+    patience: int | None = None  # epochs without a better validation accuracy that end the run
     evaluate_on: Literal["val", "test"] | None = None  # measured at the end; None: test if there is
     freeze_epochs: int = 0  # first epochs that train the head alone (with `weights`)
     freeze_norm: bool = False  # below the head, normalize by the statistics of `weights` throughout
@@ -97,6 +104,7 @@ class Recipe:
     seed: int = 0  # of weights, order, augmentation and the validation split
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the network's arithmetic (autocast)
+    sync_bn: bool = False  # several processes: batch normalization over all their pictures
     compile: bool = False  # torch.compile the network
     checkpoint_gradients: bool = False  # recompute activations in backward: less memory, slower
     trackers: tuple[str, ...] = ("tensorboard",)  # tensorboard, wandb, mlflow (where installed)
@@ -132,6 +140,10 @@ class Recipe:
         _require(
             self.bn_momentum is None or 0 < self.bn_momentum <= 1, "bn_momentum", "in 0..1", self
         )
+        _require(self.accumulate >= 1, "accumulate", "at least 1", self)
+        for name in ("lr_batch", "step_pictures", "patience"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, "at least 1", self)
         _require(self.dropout is None or 0 <= self.dropout < 1, "dropout", "within 0..1", self)
         _require(self.bn_eps is None or self.bn_eps > 0, "bn_eps", "above 0", self)
         _require(0 < self.layer_decay <= 1, "layer_decay", "above 0 and at most 1", self)
@@ -200,6 +212,10 @@ class Recipe:
     def to_yaml(self) -> str:
         """The recipe as YAML, fields in the order of the class."""
         return str(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
+
+    def save(self, path: str | Path) -> None:
+        """Write the recipe as YAML, for `load` and `xception train --recipe`."""
+        Path(path).write_text(self.to_yaml(), encoding="utf-8")
 
     @classmethod
     def preset(cls, preset_name: str, /, **changes: Any) -> Recipe:

@@ -85,11 +85,12 @@ class RunFolder:
         if not self.last.exists():
             shutil.rmtree(self.path, ignore_errors=True)
 
-    def write_environment(self, device: str) -> None:
+    def write_environment(self, device: str, processes: int) -> None:
         """What a bug report or a repetition needs to know of the machine and the versions."""
         described = {
             **describe_environment(),
             "device": device,
+            "processes": str(processes),
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -15,24 +14,23 @@ from torch import Tensor, nn
 from xception.device import usable_device
 from xception.errors import RecipeError, UsageError
 from xception.models import Classifier
+from xception.nn import convert_sync_batchnorm
+from xception.training.processes import Processes
 from xception.training.recipe import Recipe
 
 _MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 class Runtime:
-    """Device, autocast, backward and trackers of one run."""
+    """Processes, device, autocast and trackers of one run."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        if int(os.environ.get("WORLD_SIZE") or 1) > 1:
-            raise UsageError(
-                "training in several processes is not offered yet; start one process, without "
-                "torchrun (WORLD_SIZE is set)"
-            )
+    def __init__(self, recipe: Recipe, processes: Processes | None = None) -> None:
         self.recipe = recipe
-        self.device = usable_device(None if recipe.device == "auto" else recipe.device)
+        self.processes = processes or Processes()
+        self.device = self._own_device(usable_device(_named(recipe.device)))
         if recipe.precision == "fp16" and self.device.type == "cpu":
             raise RecipeError("recipe field precision: fp16 needs a GPU; use bf16 or fp32 on a CPU")
+        self.processes.join(self.device)
         # accelerate keeps its settings for the whole process; a run brings its own.
         for shared in (AcceleratorState, PartialState, GradientState):
             shared._reset_state()
@@ -40,7 +38,35 @@ class Runtime:
             cpu=self.device.type == "cpu",
             mixed_precision=_MIXED_PRECISION[recipe.precision],
         )
+        if self.accelerator.num_processes != self.processes.count:
+            raise UsageError(
+                f"the launcher started {self.accelerator.num_processes} processes, but RANK and "
+                f"WORLD_SIZE tell of {self.processes.count}; start them by torchrun"
+            )
         self._tracked = False
+
+    def _own_device(self, device: torch.device) -> torch.device:
+        """Several processes of a machine take a GPU each, unless the recipe names one."""
+        if device.type == "cpu" or not self.processes.are_several:
+            return device
+        if device.type != "cuda" or device.index is not None:
+            raise UsageError(
+                f"{self.processes.count} processes cannot share device {device}; give --device "
+                "cuda, which is one for each, or cpu"
+            )
+        if self.processes.on_this_machine > torch.cuda.device_count():
+            raise UsageError(
+                f"{self.processes.on_this_machine} processes were started on a machine with "
+                f"{torch.cuda.device_count()} GPUs; start one for each, or give --device cpu"
+            )
+        device = torch.device("cuda", self.processes.local_index)
+        torch.cuda.set_device(device)
+        return device
+
+    @property
+    def has_common_statistics(self) -> bool:
+        """Whether batch normalization takes its statistics over all processes."""
+        return self.recipe.sync_bn and self.processes.are_several
 
     @property
     def scaler(self) -> torch.amp.GradScaler | None:
@@ -54,10 +80,13 @@ class Runtime:
 
     def description(self) -> str:
         threads = f", {torch.get_num_threads()} threads" if self.reads_are_free else ""
-        return f"{self.device}{threads}, {self.recipe.precision}"
+        processes = f"{self.processes.count} processes on " if self.processes.are_several else ""
+        return f"{processes}{self.device}{threads}, {self.recipe.precision}"
 
     def place(self, model: Classifier) -> Classifier:
-        """Move the model to the device."""
+        """Move the model to the device; its batch normalization as the recipe wants it."""
+        if self.has_common_statistics:
+            model = convert_sync_batchnorm(model)
         return model.to(self.device)
 
     def network(self, model: Classifier) -> nn.Module:
@@ -71,26 +100,10 @@ class Runtime:
         context: AbstractContextManager[Any] = self.accelerator.autocast()
         return context
 
-    def backward_and_step(
-        self, loss: Tensor, optimizer: torch.optim.Optimizer, clip_norm: float
-    ) -> None:
-        """Gradients, their bound, the optimizer's step (fp16: scaled so as not to underflow)."""
-        scaler = self.scaler
-        scaled = loss if scaler is None else scaler.scale(loss)
-        scaled.backward()  # type: ignore[no-untyped-call]
-        if clip_norm > 0:
-            if scaler is not None:
-                scaler.unscale_(optimizer)
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, clip_norm)
-        if scaler is None:
-            optimizer.step()
-        else:
-            scaler.step(optimizer)
-            scaler.update()
-
     def start_trackers(self, folder: Path, recipe: Recipe) -> None:
-        """Open those of the recipe's trackers that are installed."""
+        """Open those of the recipe's trackers that are installed, in the first process."""
+        if not self.processes.is_first:
+            return
         names = [name for name in recipe.trackers if name not in missing_trackers(recipe)]
         if not names:
             return
@@ -109,8 +122,13 @@ class Runtime:
 
     def end_trackers(self) -> None:
         if self._tracked:
-            self.accelerator.end_training()
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
             self._tracked = False
+
+
+def _named(device: str) -> str | None:
+    return None if device == "auto" else device
 
 
 def missing_trackers(recipe: Recipe) -> list[str]:

@@ -20,8 +20,11 @@ from xception.data import (
     open_data,
     train_transform,
 )
+from xception.data.dataset import mixed
 from xception.errors import DataError, RecipeError, TrainingError
 from xception.models import Classifier, Preprocessing, create_model, model_entry, resolved_arguments
+from xception.training.optim import scale_of_batch
+from xception.training.processes import Processes
 from xception.training.recipe import Recipe
 from xception.weights import arguments_from, check_class_names, transfer
 
@@ -70,16 +73,21 @@ def with_model(recipe: Recipe, source: Classifier | None) -> Recipe:
     return recipe.replaced(model=source.architecture["name"] if source else DEFAULT_MODEL)
 
 
-def adapted(recipe: Recipe, pictures: int, say: Callable[[str], None]) -> Recipe:
+def adapted(
+    recipe: Recipe, pictures: int, say: Callable[[str], None], processes: int = 1
+) -> Recipe:
     """The recipe for few pictures: smaller batches, statistics that follow sooner. Our choices.
 
-    A batch is halved (to 8 at least) until an epoch has 16 steps. The learning rate follows: in
-    proportion for SGD, by the square root for AdamW and Muon. Where fresh batch normalization
-    would forget its first statistics too slowly for the steps of the run, its momentum becomes 0.1.
+    A batch is halved (to 8 at least, or what so many processes need) until an epoch has 16 steps,
+    and the learning rate follows it (`scale_of_batch`). Where fresh batch normalization would
+    forget its first statistics too slowly for the steps of the run, its momentum becomes 0.1.
     """
     if not recipe.adapt:
         return recipe
-    return _with_quick_statistics(_with_smaller_batches(recipe, pictures, say), pictures, say)
+    least = max(8, least_batch(recipe, processes))
+    return _with_quick_statistics(
+        _with_smaller_batches(recipe, pictures, say, least), pictures, say
+    )
 
 
 def _with_quick_statistics(recipe: Recipe, pictures: int, say: Callable[[str], None]) -> Recipe:
@@ -96,20 +104,22 @@ def _with_quick_statistics(recipe: Recipe, pictures: int, say: Callable[[str], N
     return recipe.replaced(bn_momentum=QUICK_MOMENTUM)
 
 
-def _with_smaller_batches(recipe: Recipe, pictures: int, say: Callable[[str], None]) -> Recipe:
+def _with_smaller_batches(
+    recipe: Recipe, pictures: int, say: Callable[[str], None], least: int
+) -> Recipe:
     batch_size = recipe.batch_size
-    while batch_size >= 16 and pictures // batch_size < LEAST_STEPS:
+    while batch_size // 2 >= least and pictures // batch_size < LEAST_STEPS:
         batch_size //= 2
     if batch_size == recipe.batch_size:
         return recipe
-    share = batch_size / recipe.batch_size
-    lr = recipe.lr * (share if recipe.optimizer == "sgd" else share**0.5)
+    smaller = recipe.replaced(batch_size=batch_size, lr_batch=recipe.lr_batch or recipe.batch_size)
+    before, lr = (r.lr * scale_of_batch(r) for r in (recipe, smaller))
     say(
         f"{pictures:,} training pictures are few: batch size {batch_size} instead of "
-        f"{recipe.batch_size}, learning rate {lr:.2g} instead of {recipe.lr:g} (--no-adapt keeps "
+        f"{recipe.batch_size}, learning rate {lr:.3g} instead of {before:.3g} (--no-adapt keeps "
         "them)"
     )
-    return recipe.replaced(batch_size=batch_size, lr=lr)
+    return smaller
 
 
 def open_inputs(recipe: Recipe, preprocessing: Preprocessing) -> Inputs:
@@ -227,10 +237,40 @@ def _prepared(
     return model.to(memory_format=torch.channels_last)
 
 
-def choose_workers(recipe: Recipe, dataset: PictureDataset) -> int:
-    """Decoding processes: none when pictures come from memory, else one a core but one."""
+def least_batch(recipe: Recipe, processes: int) -> int:
+    """Pictures that a batch needs: two wherever batch normalization takes them by themselves."""
+    return 2 * recipe.accumulate * (1 if recipe.sync_bn else processes)
+
+
+def check_shares(recipe: Recipe, processes: int, pictures: int) -> None:
+    """Raise RecipeError where a batch has too few pictures for so many processes."""
+    least, batch_size = least_batch(recipe, processes), min(recipe.batch_size, pictures)
+    if batch_size < least:
+        counted = f"{processes} process{'es' if processes > 1 else ''}"
+        few = "" if pictures >= recipe.batch_size else f" (of {pictures} training pictures)"
+        raise RecipeError(
+            f"recipe field batch_size must be at least {least} for {counted} and accumulate "
+            f"{recipe.accumulate}, since each part of a batch is normalized by two pictures or "
+            f"more, got {batch_size}{few}; start fewer processes, or give --sync-bn"
+        )
+
+
+def seed_process(seed: int, processes: Processes) -> None:
+    """Random numbers of a process's own from here on; a single process goes on with the network's.
+
+    Dropout would else leave out the same values in every share.
+    """
+    if processes.are_several:
+        torch.manual_seed(mixed(seed, processes.index))
+
+
+def choose_workers(recipe: Recipe, dataset: PictureDataset, processes: int = 1) -> int:
+    """Decoding processes: none when pictures come from memory, else one a core but one.
+
+    processes: that share this machine's cores
+    """
     if recipe.workers is not None:
         return recipe.workers
     if dataset.is_cached:  # preparing a cached picture is cheaper than handing it over
         return 0
-    return max(1, min(8, (os.cpu_count() or 2) - 1))
+    return max(1, min(8, (os.cpu_count() or 2) // processes - 1))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from xception.data.dataset import mixed
 from xception.errors import TrainingError
 from xception.models import Classifier
 from xception.training.optim import AveragedWeights, make_optimizer
+from xception.training.processes import Processes
 from xception.training.recipe import Recipe
 
 
@@ -94,8 +97,8 @@ class TrainingState:
             if is_norm and (frozen or self.recipe.freeze_norm):
                 module.eval()
 
-    def to_checkpoint(self) -> dict[str, Any]:
-        """Tensors and plain values, enough to go on bit for bit."""
+    def to_checkpoint(self, processes: Processes) -> dict[str, Any]:
+        """Tensors and plain values, enough to go on bit for bit; all processes have to ask."""
         position = self.position
         totals = position.totals
         return {
@@ -121,10 +124,12 @@ class TrainingState:
                 "seconds": totals.seconds,
             },
             "unreadable": dict(self.unreadable),
-            "random": random_state(self.device),
+            "random": processes.gathered(random_state(self.device)),
         }
 
-    def restore(self, checkpoint: dict[str, Any]) -> None:
+    def restore(
+        self, checkpoint: dict[str, Any], processes: Processes, warn: Callable[[str], None]
+    ) -> None:
         """Go back to what `to_checkpoint` kept; raises TrainingError when it does not fit."""
         try:
             self.model.load_state_dict(checkpoint["model"])
@@ -142,7 +147,17 @@ class TrainingState:
             )
             self.position = Position(totals=totals, **kept)
             self.unreadable = dict(checkpoint["unreadable"])
-            restore_random_state(checkpoint["random"], self.device)
+            kept_states = checkpoint["random"]  # one alone in checkpoints of single processes
+            states = kept_states if isinstance(kept_states, list) else [kept_states]
+            if len(states) != processes.count:
+                warn(
+                    f"the run was begun by {len(states)} processes and goes on with "
+                    f"{processes.count}: not bit for bit the run that it would have been"
+                )
+            if processes.index < len(states):
+                restore_random_state(states[processes.index], self.device)
+            else:
+                torch.manual_seed(mixed(self.recipe.seed, processes.index, self.position.step))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             line = str(error).splitlines()[0]
             raise TrainingError(f"the checkpoint does not fit this run's recipe: {line}") from None

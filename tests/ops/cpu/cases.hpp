@@ -43,10 +43,10 @@ inline std::vector<UnitCase> unit_cases(bool large) {
   const Axis point{1, 1, 0, 0}, strided_point{1, 2, 0, 0}, wide{7, 1, 3, 3};
   const Axis lopsided{2, 3, 0, 1}, far{3, 2, 4, 3, 2}, padded_point{1, 2, 1, 2};
   std::vector<UnitCase> cases;
-  for (const int64_t c : {1, 3, 31, 32, 33, 64, 91})
+  for (const int64_t c : {1, 3, 8, 9, 16, 17, 24, 31, 32, 33, 64, 91})
     cases.push_back({"3x3 of " + std::to_string(c) + " channels",
                      unit_shape({2, 7, 6, c}, c % 2 ? 91 : 32, same, same, relu)});
-  for (const int64_t o : {1, 3, 31, 33})
+  for (const int64_t o : {1, 3, 7, 8, 15, 16, 17, 25, 31, 33})
     cases.push_back({"3x3 to " + std::to_string(o) + " channels",
                      unit_shape({2, 6, 7, 33}, o, same, same, relu6)});
   const std::vector<UnitCase> others = {

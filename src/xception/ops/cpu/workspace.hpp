@@ -1,8 +1,10 @@
 // Scratch memory of a thread: kept between calls, so that its pages are faulted in once.
 #pragma once
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 
 #include "simd.hpp"
 
@@ -48,6 +50,9 @@ class Workspace {
     float* taken = block_ + used_;
     used_ += rounded(floats);
     ASAN_UNPOISON_MEMORY_REGION(taken, floats * sizeof(float));
+#if defined(XCEPTION_CHECK_WORKSPACE)  // what is used before it is written becomes visible
+    std::fill(taken, taken + floats, std::numeric_limits<float>::quiet_NaN());
+#endif
     return taken;
   }
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from xception.errors import DataError, RecipeError, TrainingError, UsageError
-from xception.training import Progress, Recipe, RunFolder, loop, train
+from xception.training import Progress, Recipe, RunFolder, run, train
 from xception.training.checkpoint import load_checkpoint
 
 
@@ -43,7 +43,7 @@ def equal_runs(a: Path, b: Path) -> None:
     for index, value in first["optimizer"]["state"].items():
         other = second["optimizer"]["state"][index]["momentum_buffer"]
         assert torch.equal(value["momentum_buffer"], other)
-    assert torch.equal(first["random"]["cpu"], second["random"]["cpu"])
+    assert torch.equal(first["random"][0]["cpu"], second["random"][0]["cpu"])
     position, other = dict(first["position"]), dict(second["position"])
     assert position.pop("seconds") >= 0
     assert other.pop("seconds") >= 0
@@ -108,7 +108,7 @@ def test_killed_around_any_write_of_a_checkpoint_nothing_is_lost(
     Whether the second one is better than the first hangs on rounding; if not, the last two calls
     are one.
     """
-    save = loop.save_checkpoint
+    save = run.save_checkpoint
     calls = 0
 
     def counted(path: Path, state: dict[str, Any]) -> None:
@@ -116,7 +116,7 @@ def test_killed_around_any_write_of_a_checkpoint_nothing_is_lost(
         calls += 1
         save(path, state)
 
-    monkeypatch.setattr(loop, "save_checkpoint", counted)
+    monkeypatch.setattr(run, "save_checkpoint", counted)
     whole = train(recipe.replaced(name="whole"))
     assert calls in (5, 6)
     last, calls = min(call + 1, calls), 0
@@ -126,7 +126,7 @@ def test_killed_around_any_write_of_a_checkpoint_nothing_is_lost(
             raise Kill
         counted(path, state)
 
-    monkeypatch.setattr(loop, "save_checkpoint", killed)
+    monkeypatch.setattr(run, "save_checkpoint", killed)
     with pytest.raises(Kill):
         train(recipe.replaced(name="killed"))
     monkeypatch.undo()
@@ -152,7 +152,7 @@ def test_ctrl_c_in_the_evaluation_says_how_to_go_on(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "finish", interrupted)
+    monkeypatch.setattr(run, "finish", interrupted)
     progress = StopAfter(10**9)
     result = train(recipe, progress=progress)
     assert result.interrupted
@@ -164,10 +164,12 @@ def test_ctrl_c_in_the_evaluation_says_how_to_go_on(
 def test_a_network_ruined_by_the_last_step_is_not_saved(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sane = loop.learning_rate
+    sane = run.learning_rate
     last = 2 - 0.5 / 6  # middle of the last of six steps of the second epoch
     monkeypatch.setattr(
-        loop, "learning_rate", lambda r, epoch: 1e30 if epoch > last - 0.01 else sane(r, epoch)
+        run,
+        "learning_rate",
+        lambda r, epoch, n: 1e30 if epoch > last - 0.01 else sane(r, epoch, n),
     )
     with pytest.raises(TrainingError, match="loss became nan at step 12"):
         train(recipe)
@@ -247,3 +249,25 @@ def test_other_ways_to_compute_learn_too(recipe: Recipe, changes: dict[str, Any]
     first, *_, last = RunFolder(train(gentle).folder).read_metrics()
     assert last["train_loss"] < 0.5 * first["train_loss"]
     assert last["train_accuracy"] > 0.9
+
+
+def test_patience_ends_the_run_where_nothing_gets_better(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracies = iter([0.5, 0.6, 0.6, 0.4, 0.9])
+    monkeypatch.setattr(run, "evaluate_batches", lambda *_: (1.0, next(accuracies)))
+    result = train(recipe.replaced(epochs=5, patience=2, select="best"))
+    assert [row["epoch"] for row in RunFolder(result.folder).read_metrics()] == [1, 2, 3, 4]
+    again = train(resume=result.folder)  # it is over, whatever the recipe's epochs say
+    assert len(RunFolder(again.folder).read_metrics()) == 4
+
+
+def test_patience_needs_validation_pictures(recipe: Recipe) -> None:
+    with pytest.raises(RecipeError, match="patience needs validation pictures"):
+        train(recipe.replaced(patience=2, val_fraction=0.0))
+    assert not Path(recipe.out).exists()
+
+
+def test_balanced_classes_train(recipe: Recipe) -> None:
+    result = train(recipe.replaced(epochs=1, sampling="balanced", class_weights="balanced"))
+    assert result.evaluation is not None

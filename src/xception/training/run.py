@@ -1,53 +1,32 @@
-"""The training loop: `train(recipe)` from the first step to the report.
-
-from xception import Recipe, train
-result = train(Recipe.preset("small", data="pictures/"))
-train(resume="runs/xception_tiny-pictures-1")
-"""
+"""The training loop: a run's epochs and steps, from its state to the report."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xception.data import Batch, Loader, UnreadableTally, evaluation_loader
-from xception.errors import (
-    DataError,
-    PictureError,
-    RecipeError,
-    TrainingError,
-    UsageError,
-    XceptionError,
-)
+from xception.errors import DataError, OtherProcessError, PictureError, TrainingError
 from xception.inference import evaluate_batches
-from xception.models import Preprocessing
-from xception.training.checkpoint import load_checkpoint, save_checkpoint
+from xception.training.checkpoint import save_checkpoint
 from xception.training.finish import finish, write_model
 from xception.training.interrupt import Interruption
-from xception.training.optim import learning_rate, set_learning_rate
+from xception.training.losses import make_loss
+from xception.training.optim import learning_rate, scale_of_batch, set_learning_rate
 from xception.training.progress import Progress
 from xception.training.recipe import Recipe
 from xception.training.run_folder import RunFolder
-from xception.training.runtime import Runtime, missing_trackers
-from xception.training.setup import (
-    Inputs,
-    adapted,
-    choose_workers,
-    make_model,
-    open_inputs,
-    preprocessing_for,
-    rebuilt_model,
-    with_model,
-    with_whole_paths,
-)
+from xception.training.runtime import Runtime
+from xception.training.setup import Inputs, choose_workers
 from xception.training.state import EpochTotals, TrainingState
-from xception.weights import load
+from xception.training.step import Step
 
 CHECK_EVERY_STEPS = 25  # on accelerators; reading a loss waits for the device
 
@@ -63,81 +42,7 @@ class TrainResult:
     interrupted: bool
 
 
-def train(
-    recipe: Recipe | None = None,
-    *,
-    resume: str | Path | None = None,
-    progress: Progress | None = None,
-) -> TrainResult:
-    """Train by `recipe` in a new run folder, or go on with the run folder `resume`.
-
-    Ctrl-C (SIGINT) or SIGTERM ends the current step, saves, and returns with `interrupted`. On a
-    CPU a resumed run gives bit for bit the weights of an uninterrupted one on the same machine
-    with as many threads.
-    Raises DataError, RecipeError, UsageError before anything is written; TrainingError when the
-    run has to stop (the last checkpoint stands then).
-    """
-    progress = progress or Progress()
-    if resume is not None:
-        return _resumed(RunFolder.open(resume), progress).go()
-    recipe = with_whole_paths(recipe or Recipe())
-    for name in missing_trackers(recipe):
-        raise UsageError(
-            f"tracker {name} is not installed; run pip install {name}, or leave it out of "
-            "--trackers"
-        )
-    runtime = Runtime(recipe)
-    source = load(recipe.weights) if recipe.weights is not None else None
-    if source is None and (recipe.freeze_epochs > 0 or recipe.freeze_norm):
-        raise RecipeError(
-            f"recipe fields freeze_epochs and freeze_norm are {recipe.freeze_epochs} and "
-            f"{recipe.freeze_norm}, but there are no weights that could be kept; give --weights "
-            "MODEL, or --freeze-epochs 0 --no-freeze-norm"
-        )
-    recipe = with_model(recipe, source)
-    preprocessing = preprocessing_for(recipe, source)
-    inputs = open_inputs(recipe, preprocessing)
-    recipe = adapted(recipe, len(inputs.train), progress.say)
-    model = make_model(recipe, preprocessing, inputs.classes, source, progress.say)
-    state = TrainingState(runtime.place(model), recipe, runtime.scaler)
-    folder = RunFolder.create(recipe)
-    folder.write_environment(str(runtime.device))
-    try:
-        return _Run(recipe, runtime, inputs, state, folder, progress).go()
-    except XceptionError:
-        folder.discard()
-        raise
-
-
-def _resumed(folder: RunFolder, progress: Progress) -> _Run:
-    """The run of `folder` as its last checkpoint left it."""
-    checkpoint = load_checkpoint(folder.last)
-    try:
-        recipe = Recipe.from_dict(checkpoint["recipe"], str(folder.last))
-        preprocessing = Preprocessing.from_dict(checkpoint["preprocessing"])
-        architecture, digest = checkpoint["architecture"], checkpoint["data"]
-        arguments = dict(architecture["args"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise TrainingError(f"checkpoint {folder.last} is damaged: {error!r}") from None
-    if folder.read_recipe() != recipe:
-        progress.warn(f"{folder.recipe} was changed; the run goes on by the recipe it began with")
-    for name in missing_trackers(recipe):
-        progress.warn(f"tracker {name} is not installed here; going on without it")
-    runtime = Runtime(recipe)
-    inputs = open_inputs(recipe, preprocessing)
-    if inputs.digest() != digest:
-        raise TrainingError(
-            f"the pictures of {recipe.data} are not those that run {folder.path} began with; "
-            "restore them to resume, or start a new run from its model with --weights"
-        )
-    model = rebuilt_model(architecture["name"], arguments, preprocessing, inputs.classes, recipe)
-    state = TrainingState(runtime.place(model), recipe, runtime.scaler)
-    state.restore(checkpoint)
-    folder.keep_metrics_before(state.position.epoch)
-    return _Run(recipe, runtime, inputs, state, folder, progress)
-
-
-class _Run:
+class Run:
     """One run while it goes on."""
 
     def __init__(
@@ -151,11 +56,11 @@ class _Run:
     ) -> None:
         self.recipe = recipe
         self.runtime = runtime
+        self.processes = runtime.processes
         self.inputs = inputs
         self.state = state
         self.folder = folder
         self.progress = progress
-        self.loss_function = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
         self.unreadable = UnreadableTally(
             len(inputs.train), recipe.max_unreadable, self._name_unreadable
         )
@@ -163,11 +68,19 @@ class _Run:
             inputs.train,
             recipe.batch_size,
             shuffle_seed=recipe.seed,
-            workers=choose_workers(recipe, inputs.train),
+            workers=choose_workers(recipe, inputs.train, self.processes.on_this_machine),
             drop_last=len(inputs.train) >= recipe.batch_size,
+            share=self.processes.share,
+            balanced=recipe.sampling == "balanced",
         )
         self.validation = self._validation_loader()
-        self.network = runtime.network(state.model)
+        self.step = Step(
+            runtime.network(state.model),
+            state.optimizer,
+            make_loss(recipe, inputs.train.samples.labels, len(inputs.classes)).to(runtime.device),
+            recipe,
+            runtime,
+        )
         self.unreadable.reasons.update(state.unreadable)
         state.unreadable = self.unreadable.reasons
         self.unreadable_validation = UnreadableTally(
@@ -180,18 +93,19 @@ class _Run:
     def go(self) -> TrainResult:
         """Train, evaluate, report; every way out leaves a checkpoint to go on from."""
         self._introduce()
-        position = self.state.position
-        if position.epoch >= self.recipe.epochs:
+        if self._is_done():
             self.progress.say("all epochs are done already; evaluating once more")
         self.runtime.start_trackers(self.folder.path, self.recipe)
         try:
             with Interruption() as interruption:
-                while position.epoch < self.recipe.epochs and not interruption.wanted:
+                stops = self._agree(interruption)
+                while not self._is_done() and not stops:
                     self._epoch(interruption)
-                if interruption.wanted:
+                    stops = self._agree(interruption)
+                if stops:
                     return self._stop_early()
-            evaluation, report = finish(
-                self.state, self.recipe, self.inputs, self.folder, self.progress
+            evaluation, report = self.processes.first_does(
+                lambda: finish(self.state, self.recipe, self.inputs, self.folder, self.progress)
             )
         except KeyboardInterrupt:  # a second Ctrl-C, or one in the evaluation at the end
             self._say_how_to_go_on("interrupted")
@@ -204,6 +118,12 @@ class _Run:
             self.runtime.end_trackers()
         return TrainResult(self.folder.path, self.folder.model, report, evaluation, False)
 
+    def _is_done(self) -> bool:
+        """After the last epoch, or where patience has run out."""
+        position, patience = self.state.position, self.recipe.patience
+        waited = position.epoch - position.best_epoch if position.best_epoch else 0
+        return position.epoch >= self.recipe.epochs or (patience is not None and waited >= patience)
+
     def _validation_loader(self) -> Loader | None:
         samples = self.inputs.validation
         if samples is None:
@@ -214,7 +134,19 @@ class _Run:
             self.recipe.batch_size,
             workers=self.loader.workers,
             cache=self.recipe.cache,
+            share=self.processes.share,
         )
+
+    def _agree(self, interruption: Interruption) -> bool:
+        """Whether the run stops here: all processes do when one was asked to."""
+        return self.processes.sums(float(interruption.wanted))[0] > 0
+
+    def _skipped(self, own: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Unreadable pictures of all processes' shares; all of them have to ask."""
+        found = list(own)
+        if self.processes.sums(len(found))[0] == 0:
+            return found
+        return [picture for share in self.processes.gathered(found) for picture in share]
 
     def _introduce(self) -> None:
         model, inputs = self.state.model, self.inputs
@@ -231,6 +163,12 @@ class _Run:
         self._compare_sizes(height, width)
         for problem in inputs.source.problems:
             self.progress.warn(f"note: {problem}")
+        scale = scale_of_batch(self.recipe)
+        if scale != 1:
+            self.progress.say(
+                f"learning rate {self.recipe.lr * scale:.3g}: {self.recipe.lr:g} is meant for "
+                f"{self.recipe.lr_batch} pictures a step, here are {self.recipe.batch_size}"
+            )
         self.progress.say(f"run folder {self.folder.path}, {self.runtime.description()}")
 
     def _compare_sizes(self, height: int, width: int) -> None:
@@ -256,37 +194,43 @@ class _Run:
             position.totals.pictures,
         )
         began = time.perf_counter()
-        try:
-            for batch in self.loader.epoch(position.epoch, position.batch):
-                self._step(batch, position.epoch + (position.batch + 0.5) / batches)
-                position.batch += 1
-                if interruption.wanted:
-                    break
-        except DataError:
-            if not interruption.wanted:  # else the signal has reached the data workers as well
-                raise
+        loaded = self.loader.epoch(position.epoch, position.batch)
+        while position.batch < batches:
+            batch, failure = _next(loaded)
+            own = self.step.usable(len(batch.y))
+            pictures, skipped, stops, failures = self.processes.sums(
+                own, len(batch.skipped), interruption.wanted, failure is not None
+            )
+            if stops:  # the signal may have reached data workers as well
+                break
+            if failures:
+                raise failure or OtherProcessError("another process has no more pictures")
+            if skipped:
+                unreadable = self.processes.gathered(batch.skipped)
+                self.unreadable.add([picture for share in unreadable for picture in share])
+            when = position.epoch + (position.batch + 0.5) / batches
+            self._step(batch, own, int(pictures), when)
+            position.batch += 1
         self._read_pending()
         position.totals.seconds += time.perf_counter() - began
         if position.batch >= batches:
             self._end_epoch()
 
-    def _step(self, batch: Batch, epoch: float) -> None:
-        lr = learning_rate(self.recipe, epoch)
-        self.unreadable.add(batch.skipped)
-        if len(batch.y) < 2:  # what unreadable pictures left over; too few for batch normalization
+    def _step(self, batch: Batch, own: int, pictures: int, epoch: float) -> None:
+        """own: usable pictures of `batch`; pictures: of all processes' shares together"""
+        lr = learning_rate(self.recipe, epoch, len(self.inputs.train))
+        if pictures < 2:  # what unreadable pictures left over; too few for batch normalization
             return
         set_learning_rate(self.state.optimizer, lr)
-        x, y = self.runtime.to_device(batch.x), self.runtime.to_device(batch.y)
-        with self.runtime.autocast():
-            logits = self.network(x)
-            loss = self.loss_function(logits.float(), y)
-        self.last_batch = x
-        correct = (logits.detach().argmax(1) == y).sum()
-        self.pending.append((self.state.position.step + 1, lr, loss.detach(), correct, len(y)))
+        x, y = self.runtime.to_device(batch.x[:own]), self.runtime.to_device(batch.y[:own])
+        losses, correct = self.step(x, y, pictures)
+        self.last_batch = x if own else self.last_batch
+        self.pending.append((
+            self.state.position.step + 1, lr, self.processes.add_up(losses),
+            self.processes.add_up(correct), pictures,
+        ))  # fmt: skip
         if self.runtime.reads_are_free or len(self.pending) >= CHECK_EVERY_STEPS:
             self._read_pending()
-        self.state.optimizer.zero_grad(set_to_none=True)
-        self.runtime.backward_and_step(loss, self.state.optimizer, self.recipe.clip_norm)
         if self.state.averaged is not None:
             self.state.averaged.update(self.state.model)
         self.state.position.step += 1
@@ -294,8 +238,8 @@ class _Run:
     def _read_pending(self) -> None:
         """Bring losses over from the device; stop when one is not a number."""
         totals: EpochTotals = self.state.position.totals
-        for step, lr, loss, correct, pictures in self.pending:
-            value = float(loss)
+        for step, lr, losses, correct, pictures in self.pending:
+            value = float(losses) / pictures
             if not math.isfinite(value):
                 raise TrainingError(self._diverged(step, lr, value))
             totals.pictures += pictures
@@ -327,7 +271,7 @@ class _Run:
             with torch.inference_mode():
                 finite = bool(model.eval()(self.last_batch).isfinite().all())
             model.train(was_training)
-        if not finite:
+        if self.processes.sums(float(not finite))[0] > 0:
             lr = self.state.optimizer.param_groups[0]["lr"]
             raise TrainingError(self._diverged(step, lr, math.nan))
 
@@ -338,9 +282,14 @@ class _Run:
         self._check_sane()
         val_loss = val_accuracy = None
         if self.validation is not None:
-            save_checkpoint(self.folder.last, state.to_checkpoint())  # validation can take long
+            self._save(self.folder.last)  # validation can take long
+            model = state.evaluation_model()
+            self.processes.copy_from_first(model)  # whose running statistics are the run's
             val_loss, val_accuracy = evaluate_batches(
-                state.evaluation_model(), self.validation.epoch(), self.unreadable_validation.add
+                model,
+                self.validation.epoch(),
+                lambda skipped: self.unreadable_validation.add(self._skipped(skipped)),
+                self.processes.sums,
             )
             if not math.isfinite(val_loss):
                 raise TrainingError(
@@ -355,7 +304,9 @@ class _Run:
             "train_accuracy": position.totals.accuracy(),
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
-            "lr": learning_rate(self.recipe, position.epoch - 0.5 / len(self.loader)),
+            "lr": learning_rate(
+                self.recipe, position.epoch - 0.5 / len(self.loader), len(self.inputs.train)
+            ),
             "seconds": position.totals.seconds,
             "images_per_second": position.totals.pictures / max(position.totals.seconds, 1e-9),
             "skipped": self.unreadable.count + self.unreadable_validation.count,
@@ -365,20 +316,25 @@ class _Run:
         better = val_accuracy is not None and val_accuracy > position.best_accuracy
         if val_accuracy is not None and better:
             position.best_accuracy, position.best_epoch = val_accuracy, position.epoch
-        checkpoint = state.to_checkpoint()
         # In this order a kill between two of them loses nothing: the epoch is done once more.
-        self.folder.append_metrics(row)
-        if better:
-            save_checkpoint(self.folder.best, checkpoint)
-        save_checkpoint(self.folder.last, checkpoint)
+        self.processes.first_does(lambda: self.folder.append_metrics(row))
+        self._save(*((self.folder.best,) if better else ()), self.folder.last)
         self.runtime.track(row)
         self.progress.end_epoch(row)
+
+    def _save(self, *paths: Path) -> None:
+        """The state as it is, by the first process; all of them give their part of it."""
+        checkpoint = self.state.to_checkpoint(self.processes)
+        for path in paths:
+            self.processes.first_does(lambda path=path: save_checkpoint(path, checkpoint))  # type: ignore[misc]
 
     def _stop_early(self) -> TrainResult:
         self.progress.close()
         self._check_sane()
-        save_checkpoint(self.folder.last, self.state.to_checkpoint())
-        write_model(self.state, self.recipe, self.inputs, self.folder)
+        self._save(self.folder.last)
+        self.processes.first_does(
+            lambda: write_model(self.state, self.recipe, self.inputs, self.folder)
+        )
         self._say_how_to_go_on(
             f"interrupted at step {self.state.position.step}; everything is saved"
         )
@@ -392,3 +348,12 @@ class _Run:
             else "No checkpoint was written yet"
         )
         self.progress.say(f"{what}. {way}")
+
+
+def _next(loaded: Iterator[Batch]) -> tuple[Batch, DataError | None]:
+    """The next batch; or one of nothing, and why."""
+    try:
+        return next(loaded), None
+    except DataError as error:
+        nothing = torch.empty(0, dtype=torch.int64)
+        return Batch(torch.empty(0), nothing, nothing, [], -1), error
