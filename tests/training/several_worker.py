@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from xception import create_model
+from xception.processes import Processes
 from xception.training import Recipe, gradients
 from xception.training.losses import make_loss
-from xception.training.processes import Processes
 from xception.training.runtime import Runtime
 from xception.training.step import Step
 
@@ -88,7 +88,7 @@ def take(case: Case, processes: Processes) -> dict[str, torch.Tensor]:
 
 
 def main(folder: str) -> None:
-    processes = Processes()
+    processes = Processes.started()
     processes.join(torch.device("cpu"))
     for name, case in CASES.items():
         if processes.count in (1, case.processes):

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from xception.errors import UsageError
+from xception.processes import Processes
 from xception.training import Recipe, RunFolder
 from xception.training.checkpoint import load_checkpoint
-from xception.training.processes import Processes
 
 WORKER = Path(__file__).parent / "several_worker.py"
 CASES = runpy.run_path(str(WORKER))["CASES"]
@@ -162,10 +162,10 @@ def test_numbers_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(UsageError, match="does not fit WORLD_SIZE 2; start the processes by"):
-        Processes()
+        Processes.started()
     monkeypatch.setenv("RANK", "two")
     with pytest.raises(UsageError, match="RANK must be a number, got 'two'"):
-        Processes()
+        Processes.started()
 
 
 def test_shares_are_neighbours_and_leave_nothing_out() -> None:

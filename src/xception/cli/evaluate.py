@@ -5,10 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from xception.cli.arguments import Data, Device, Folder, Model, Runtime, Switch, parse, unset
 from xception.cli.output import writable_folder, write_text
+
+if TYPE_CHECKING:
+    import torch
+
+    from xception.inference import Evaluation
+    from xception.processes import Processes
 
 DESCRIPTION = """Measure a model on labelled pictures.
 
@@ -18,7 +25,7 @@ keeps it all in evaluation.json and draws the confusion matrix, confusion.png.
 
 DATA is a folder of class folders (with or without train/, val/ and test/), a
 table (.csv, .tsv, .parquet with columns path and label), or the name of a
-data set."""
+data set. Under torchrun each process measures a share of it."""
 
 
 @dataclass(kw_only=True)
@@ -53,21 +60,30 @@ def run(argv: Sequence[str]) -> int:
     """Measure, show and write; 1 if pictures could not be read."""
     arguments = parse(Arguments, "evaluate", DESCRIPTION, argv)
     folder = None if arguments.out is None else writable_folder(arguments.out)
-    import json
+    from xception.cli.several import together
+    from xception.ops import tune_allocator
 
-    from xception.cli.evaluation import show_evaluation
+    tune_allocator()
+    with together(arguments.device) as (processes, device):
+        evaluation = _evaluated(arguments, processes, device)
+        if processes.is_first:
+            _write(evaluation, arguments, folder)
+    return 1 if evaluation.skipped else 0
+
+
+def _evaluated(
+    arguments: Arguments, processes: Processes, device: str | torch.device | None
+) -> Evaluation:
     from xception.cli.road import tell
     from xception.cli.screen import progress_bar, say, shown
     from xception.data import open_data
     from xception.data.wording import path_text
     from xception.inference import evaluate
     from xception.inference.network import as_classifier
-    from xception.ops import tune_allocator
     from xception.training import split_of_run
 
-    tune_allocator()
     seed, val_fraction = split_of_run(arguments.model, arguments.data) or (0, 0.0)
-    model = as_classifier(arguments.model, arguments.device)
+    model = as_classifier(arguments.model, device)
     source = open_data(
         arguments.data,
         seed=seed if arguments.seed is None else arguments.seed,
@@ -75,7 +91,8 @@ def run(argv: Sequence[str]) -> int:
         classes=model.class_names,
         strict=False,
     )
-    if model.class_names is None and model.num_classes == len(source.classes):
+    is_unnamed = model.class_names is None and model.num_classes == len(source.classes)
+    if is_unnamed and processes.is_first:
         shown_classes = ", ".join(f"{i} = {shown(n)}" for i, n in enumerate(source.classes[:12]))
         say(
             f"note: the model names no classes: taken in the order of the data ({shown_classes}"
@@ -88,11 +105,20 @@ def run(argv: Sequence[str]) -> int:
             split=arguments.split,
             batch_size=arguments.batch_size,
             workers=arguments.workers,
-            progress=progress,
+            progress=progress if processes.is_first else None,
             runtime=arguments.runtime,
-            on_road=tell,
+            on_road=tell if processes.is_first else None,
+            processes=processes,
         )
-    evaluation = dataclasses.replace(evaluation, model=path_text(arguments.model))
+    return dataclasses.replace(evaluation, model=path_text(arguments.model))
+
+
+def _write(evaluation: Evaluation, arguments: Arguments, folder: Path | None) -> None:
+    import json
+
+    from xception.cli.evaluation import show_evaluation
+    from xception.cli.screen import say
+
     text = json.dumps(evaluation.to_dict(), ensure_ascii=False)
     if arguments.json:
         print(text)
@@ -104,4 +130,3 @@ def run(argv: Sequence[str]) -> int:
         write_text(folder / "evaluation.json", lambda file: print(text, file=file))
         confusion_png(evaluation.to_dict(), folder / "confusion.png")
         say(f"written: {folder / 'evaluation.json'}, {folder / 'confusion.png'}")
-    return 1 if evaluation.skipped else 0

@@ -22,12 +22,13 @@ from torch.nn import functional as F
 from xception.data.loader import evaluation_loader
 from xception.data.samples import DataSource, Samples
 from xception.data.wording import path_text
-from xception.errors import DataError, UsageError, XceptionError
+from xception.errors import DataError, OtherProcessError, UsageError, XceptionError
 from xception.inference.classes import match_classes
 from xception.inference.network import check_classes, evaluating
 from xception.inference.runner import AnyModel, Runner
 from xception.inference.runtimes import Road, RuntimeChoice
 from xception.inference.thumbnail import thumbnail
+from xception.processes import Processes
 
 BINS = 15  # of the reliability diagram and the calibration error (Guo et al. 2017)
 TOP_K = 5
@@ -117,6 +118,7 @@ def evaluate(
     mistakes: int = 24,
     runtime: RuntimeChoice | None = None,
     on_road: Callable[[Road], None] | None = None,
+    processes: Processes | None = None,
 ) -> Evaluation:
     """Measure `model` on every readable picture of a split, each exactly once.
 
@@ -135,6 +137,7 @@ def evaluate(
         mistakes: wrongly named pictures to keep, the most confident ones.
         runtime: what runs the network, see `Runner`.
         on_road: called once, after the first batch, with what has run it.
+        processes: that evaluate a share each, and all get the whole; None: this one alone.
 
     Raises:
         DataError: the data have classes that the model does not know, or no readable picture.
@@ -151,10 +154,15 @@ def evaluate(
     else:
         samples, split, name = data, split or "test", "the data"
     names, position = match_classes(classifier, classes, samples.labels, name)
-    tally = _Tally(len(names), mistakes)
+    processes = processes or Processes()
+    whole = len(samples)
+    if processes.are_several:
+        samples = samples.select(processes.share(range(whole)))
+    tally = _Tally(len(names), mistakes, processes)
     loader = evaluation_loader(samples, classifier.preprocessing, batch_size, workers=workers)
     runner.prepare(len(samples))
-    done = 0
+    done, own = 0, len(samples)
+    failure: XceptionError | None = None
     try:
         with evaluating(classifier):
             for batch in loader.epoch():
@@ -163,21 +171,33 @@ def evaluate(
                     target = position[batch.y]
                     tally.add(runner(batch.x).cpu(), target, batch.index, samples)
                 done += len(batch.y) + len(batch.skipped)
-                if progress is not None:
-                    progress(done, len(samples))
+                if progress is not None:  # of a share, as if the others went as fast
+                    progress(done * whole // own, whole)
+    except XceptionError as error:
+        if not processes.are_several:
+            raise
+        failure = error
     finally:
         loader.close()
+    if any(processes.gathered(failure is not None)):
+        raise failure or OtherProcessError("another process cannot evaluate its share")
+    worst = [m for share in processes.gathered(tally.worst(names, samples)) for m in share]
+    tally.merge(processes)
     if tally.count == 0:
         reason = f"; the first: {tally.skipped[0].reason}" if tally.skipped else ""
         raise DataError(f"{name}: no picture of split {split!r} can be read{reason}")
     shown = path_text(model) if isinstance(model, (str, os.PathLike)) else ""
-    return tally.result(split, shown, names, samples)
+    worst.sort(key=lambda mistake: -mistake.probability)
+    return tally.result(split, shown, names, worst[:mistakes])
 
 
 class _Tally:
-    """Sums over batches, and the worst mistakes so far."""
+    """Sums over batches, and the worst mistakes so far.
 
-    def __init__(self, num_classes: int, mistakes: int) -> None:
+    processes: whose tallies `merge` adds up
+    """
+
+    def __init__(self, num_classes: int, mistakes: int, processes: Processes) -> None:
         from torchmetrics import MetricCollection
         from torchmetrics.classification import (
             MulticlassAccuracy,
@@ -202,7 +222,8 @@ class _Tally:
         }
         if num_classes > TOP_K:
             measures["top5"] = MulticlassAccuracy(num_classes, top_k=TOP_K, average="micro", **own)
-        self.measures = MetricCollection(measures)
+        # Metrics that share sums would have them added up once for each.
+        self.measures = MetricCollection(measures, compute_groups=not processes.are_several)
         self.calibration = MulticlassCalibrationError(num_classes, BINS, **own)
         self.loss = 0.0
         self.count = 0
@@ -238,7 +259,42 @@ class _Tally:
             self._most, [*self._wrong, *rows], key=lambda row: (row[0], -row[1])
         )
 
-    def result(self, split: str, model: str, names: list[str], samples: Samples) -> Evaluation:
+    def merge(self, processes: Processes) -> None:
+        """The sums of all processes, in each of them; positions stay each process's own."""
+        if not processes.are_several:
+            return
+        metrics = [*self.measures.values(), self.calibration]
+        own = [_as_lists(metric.metric_state) for metric in metrics]
+        everybodys = processes.gathered((own, self.loss, self.count, self.skipped))
+        self.loss = math.fsum(loss for _, loss, _, _ in everybodys)
+        self.count = sum(count for _, _, count, _ in everybodys)
+        self.skipped = [picture for _, _, _, skipped in everybodys for picture in skipped]
+        for number, metric in enumerate(metrics):
+            states = [state[number] for state, _, _, _ in everybodys]
+            for name, value in metric.metric_state.items():
+                parts = [state[name] for state in states]
+                if isinstance(value, list):
+                    setattr(metric, name, [part for share in parts for part in share])
+                else:
+                    setattr(metric, name, torch.stack(parts).sum(dim=0))
+
+    def worst(self, names: list[str], samples: Samples) -> list[Mistake]:
+        """This process's mistakes, the most confident first."""
+        return [
+            Mistake(
+                name=samples.names[i],
+                label=names[label],
+                prediction=names[predicted],
+                probability=_rounded(probability),
+                label_probability=_rounded(of_label),
+                thumbnail=thumbnail(samples, i),
+            )
+            for probability, i, label, predicted, of_label in self._wrong
+        ]
+
+    def result(
+        self, split: str, model: str, names: list[str], mistakes: list[Mistake]
+    ) -> Evaluation:
         values = self.measures.compute()
         confusion = values["confusion"]
         top1 = int(confusion.trace()) / self.count
@@ -257,19 +313,14 @@ class _Tally:
             reliability=_reliability(
                 torch.cat(self.calibration.confidences), torch.cat(self.calibration.accuracies)
             ),
-            mistakes=[
-                Mistake(
-                    name=samples.names[i],
-                    label=names[label],
-                    prediction=names[predicted],
-                    probability=_rounded(probability),
-                    label_probability=_rounded(of_label),
-                    thumbnail=thumbnail(samples, i),
-                )
-                for probability, i, label, predicted, of_label in self._wrong
-            ],
+            mistakes=mistakes,
             skipped=self.skipped,
         )
+
+
+def _as_lists(state: dict[str, Any]) -> dict[str, Any]:
+    """What can be sent: torchmetrics has lists of a class of its own."""
+    return {n: [*v] if isinstance(v, list) else v for n, v in state.items()}
 
 
 def _class_scores(names: list[str], values: dict[str, Tensor]) -> list[ClassScore]:

@@ -15,7 +15,7 @@ from xception.device import usable_device
 from xception.errors import RecipeError, UsageError
 from xception.models import Classifier
 from xception.nn import convert_sync_batchnorm
-from xception.training.processes import Processes
+from xception.processes import Processes
 from xception.training.recipe import Recipe
 
 _MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -27,7 +27,7 @@ class Runtime:
     def __init__(self, recipe: Recipe, processes: Processes | None = None) -> None:
         self.recipe = recipe
         self.processes = processes or Processes()
-        self.device = self._own_device(usable_device(_named(recipe.device)))
+        self.device = self.processes.own_device(usable_device(_named(recipe.device)))
         if recipe.precision == "fp16" and self.device.type == "cpu":
             raise RecipeError("recipe field precision: fp16 needs a GPU; use bf16 or fp32 on a CPU")
         self.processes.join(self.device)
@@ -44,24 +44,6 @@ class Runtime:
                 f"WORLD_SIZE tell of {self.processes.count}; start them by torchrun"
             )
         self._tracked = False
-
-    def _own_device(self, device: torch.device) -> torch.device:
-        """Several processes of a machine take a GPU each, unless the recipe names one."""
-        if device.type == "cpu" or not self.processes.are_several:
-            return device
-        if device.type != "cuda" or device.index is not None:
-            raise UsageError(
-                f"{self.processes.count} processes cannot share device {device}; give --device "
-                "cuda, which is one for each, or cpu"
-            )
-        if self.processes.on_this_machine > torch.cuda.device_count():
-            raise UsageError(
-                f"{self.processes.on_this_machine} processes were started on a machine with "
-                f"{torch.cuda.device_count()} GPUs; start one for each, or give --device cpu"
-            )
-        device = torch.device("cuda", self.processes.local_index)
-        torch.cuda.set_device(device)
-        return device
 
     @property
     def has_common_statistics(self) -> bool:

@@ -23,8 +23,8 @@ from xception.data import (
 from xception.data.dataset import mixed
 from xception.errors import DataError, RecipeError, TrainingError
 from xception.models import Classifier, Preprocessing, create_model, model_entry, resolved_arguments
+from xception.processes import Processes
 from xception.training.optim import scale_of_batch
-from xception.training.processes import Processes
 from xception.training.recipe import Recipe
 from xception.weights import arguments_from, check_class_names, transfer
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from xception.errors import DataError, RecipeError, TrainingError, UsageError, XceptionError
 from xception.models import Classifier, Preprocessing
+from xception.processes import Processes
 from xception.training.checkpoint import load_checkpoint
-from xception.training.processes import Processes
 from xception.training.progress import Progress
 from xception.training.recipe import Recipe
 from xception.training.run import Run, TrainResult
@@ -51,7 +51,7 @@ def train(
     Raises DataError, RecipeError, UsageError before anything is written; TrainingError when the
     run has to stop (the last checkpoint stands then).
     """
-    processes = Processes()
+    processes = Processes.started()
     progress = (progress if processes.is_first else None) or Progress()
     try:
         if resume is not None:

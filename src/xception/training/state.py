@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from xception.data.dataset import mixed
 from xception.errors import TrainingError
 from xception.models import Classifier
+from xception.processes import Processes
 from xception.training.optim import AveragedWeights, make_optimizer
-from xception.training.processes import Processes
 from xception.training.recipe import Recipe
 
 

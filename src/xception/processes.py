@@ -1,7 +1,7 @@
-"""The processes that train one network together, as torchrun and `accelerate launch` start them.
+"""The processes that work on one thing together, as torchrun and `accelerate launch` start them.
 
-All of them walk through the same batches in the same order, each taking its share of every batch.
-What is counted is summed over all of them; what is written, the first one writes.
+Each takes its share: of every batch in training, of the pictures in evaluation. What is counted is
+summed over all of them; what is written, the first one writes.
 """
 
 from __future__ import annotations
@@ -23,26 +23,34 @@ TIMEOUT = timedelta(hours=2)  # one process may evaluate or write while the othe
 
 
 class Processes:
-    """The group of this run; alone where nobody started several.
+    """The group of this command; alone where nobody started several.
 
     index: of this process, from 0; count: of all of them; local_index: on this machine
     """
 
-    def __init__(self) -> None:
-        self.index, self.count, self.local_index = 0, 1, 0
-        self.on_this_machine = 1
+    def __init__(
+        self, index: int = 0, count: int = 1, local_index: int = 0, on_this_machine: int = 1
+    ) -> None:
+        self.index, self.count = index, count
+        self.local_index, self.on_this_machine = local_index, on_this_machine
         self._owns_group = False
-        if dist.is_available() and dist.is_initialized():  # by a program that calls us
-            self.index, self.count = dist.get_rank(), dist.get_world_size()
+
+    @classmethod
+    def started(cls) -> Processes:
+        """Those that a launcher has started, by its variables, or a program that calls us.
+
+        Raises UsageError where the variables do not fit together.
+        """
+        if dist.is_available() and dist.is_initialized():
+            index, count = dist.get_rank(), dist.get_world_size()
         else:
-            self.index, self.count = _number("RANK", 0), _number("WORLD_SIZE", 1)
-            if self.index >= self.count or (self.count > 1 and "RANK" not in os.environ):
+            index, count = _number("RANK", 0), _number("WORLD_SIZE", 1)
+            if index >= count or (count > 1 and "RANK" not in os.environ):
                 raise UsageError(
-                    f"RANK {os.environ.get('RANK', '(none)')} does not fit WORLD_SIZE "
-                    f"{self.count}; start the processes by torchrun, or unset both"
+                    f"RANK {os.environ.get('RANK', '(none)')} does not fit WORLD_SIZE {count}; "
+                    "start the processes by torchrun, or unset both"
                 )
-        self.local_index = _number("LOCAL_RANK", self.index)
-        self.on_this_machine = _number("LOCAL_WORLD_SIZE", self.count)
+        return cls(index, count, _number("LOCAL_RANK", index), _number("LOCAL_WORLD_SIZE", count))
 
     @property
     def is_first(self) -> bool:
@@ -80,8 +88,29 @@ class Processes:
             ) from None
         self._owns_group = True
 
+    def own_device(self, device: torch.device) -> torch.device:
+        """Where this process computes: several of a machine take a GPU each.
+
+        Raises UsageError where there are not so many, or one was named.
+        """
+        if device.type == "cpu" or not self.are_several:
+            return device
+        if device.type != "cuda" or device.index is not None:
+            raise UsageError(
+                f"{self.count} processes cannot share device {device}; give --device cuda, which "
+                "is one for each, or cpu"
+            )
+        if self.on_this_machine > torch.cuda.device_count():
+            raise UsageError(
+                f"{self.on_this_machine} processes were started on a machine with "
+                f"{torch.cuda.device_count()} GPUs; start one for each, or give --device cpu"
+            )
+        device = torch.device("cuda", self.local_index)
+        torch.cuda.set_device(device)
+        return device
+
     def leave(self) -> None:
-        """Part from the others; at the end of the run."""
+        """Part from the others; at the end."""
         if self._owns_group and dist.is_initialized():
             dist.destroy_process_group()
         self._owns_group = False
@@ -156,8 +185,8 @@ class Processes:
             self.sums(0.0)
 
 
-def _number(name: str, default: int | None = None) -> int:
-    text = os.environ.get(name, "" if default is None else str(default))
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
     if not text.isdecimal():
         raise UsageError(f"{name} must be a number, got {text!r}; start the processes by torchrun")
     return int(text)
