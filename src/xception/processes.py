@@ -53,6 +53,12 @@ class Processes:
         return cls(index, count, _number("LOCAL_RANK", index), _number("LOCAL_WORLD_SIZE", count))
 
     @property
+    def launch(self) -> str | None:
+        """What torchrun calls this start of them and all restarts of it; None without torchrun."""
+        name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+        return None if name == "none" else name
+
+    @property
     def is_first(self) -> bool:
         """Whether this process speaks and writes for all."""
         return self.index == 0
@@ -66,7 +72,7 @@ class Processes:
 
         Raises UsageError when they cannot be reached, or not so that numbers can be exchanged.
         """
-        if not self.are_several:
+        if not self.are_several or self._owns_group:
             return
         if dist.is_initialized():
             try:

@@ -90,3 +90,24 @@ def test_the_split_of_a_run_is_found_for_its_own_data(
     assert split_of_run(tmp_path / "elsewhere.safetensors", recipe.data) is None
     monkeypatch.chdir(Path(recipe.data).parent)
     assert split_of_run(folder.path, Path(recipe.data).name) == (7, 0.2)
+
+
+def test_a_run_is_found_again_by_its_launch(tmp_path: Path) -> None:
+    """Only an unfinished one; one without a checkpoint is out of the way."""
+    first, other, begun, finished = (
+        RunFolder.create(Recipe(out=str(tmp_path), name=name))
+        for name in ("first", "other", "begun", "finished")
+    )
+    for folder, launch in ((first, "a"), (other, "b"), (begun, "a"), (finished, "a")):
+        folder.write_environment("cpu", 2, launch)
+        if folder is not begun:
+            folder.last.parent.mkdir()
+            folder.last.write_bytes(b"a checkpoint")
+    finished.evaluation.write_text("{}")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "environment.json").write_text("[")
+    found = RunFolder.of_launch(tmp_path, "a")
+    assert found is not None and found.path == first.path
+    first.last.unlink()
+    assert RunFolder.of_launch(tmp_path, "a") is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["finished", "odd", "other"]

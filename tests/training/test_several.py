@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -118,9 +120,7 @@ def test_interrupted_and_resumed_by_two_processes_is_bit_for_bit(recipe: Recipe)
     process = subprocess.Popen(
         torchrun(2, *words_of(cut)), env=environment(), stderr=subprocess.PIPE, text=True
     )
-    while not RunFolder(out / "cut").last.exists():
-        assert process.poll() is None, process.communicate()[1][-3000:]
-        time.sleep(0.05)
+    wait_for(RunFolder(out / "cut").last.exists, process)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     position = load_checkpoint(RunFolder(out / "cut").last)["position"]
@@ -178,3 +178,37 @@ def test_shares_are_neighbours_and_leave_nothing_out() -> None:
             shares.append(list(processes.share(range(length))))
         assert [place for share in shares for place in share] == list(range(length))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes by /proc")
+def test_a_process_that_dies_is_replaced_and_the_run_goes_on(recipe: Recipe) -> None:
+    recipe = recipe.replaced(epochs=12)
+    out = Path(recipe.out)
+    run(torchrun(2, *words_of(recipe.replaced(name="whole"))))
+    recipe = recipe.replaced(name=None)  # found again without a name
+    path = out.parent / "unnamed.yaml"
+    recipe.save(path)
+    command = torchrun(2, "-m", "xception", "train", "--recipe", path)
+    command.insert(command.index("--standalone"), "--max-restarts=1")
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+    (folder,) = wait_for(lambda: list(out.glob("xception_tiny-*")), process)
+    wait_for(lambda: RunFolder(folder).last.exists(), process)
+    os.kill(children(process.pid)[-1], signal.SIGKILL)
+    said = process.communicate(timeout=200)[1]
+    assert process.returncode == 0, said[-3000:]
+    assert said.count(f"started again: going on with {folder}") == 1
+    assert len(list(out.iterdir())) == 2
+    a, b = final(out / "whole"), final(folder)
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+    assert RunFolder(folder).evaluation.exists()
+
+
+def wait_for(found: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+    while not found():
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        time.sleep(0.05)
+    return found()

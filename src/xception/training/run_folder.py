@@ -85,12 +85,34 @@ class RunFolder:
         if not self.last.exists():
             shutil.rmtree(self.path, ignore_errors=True)
 
-    def write_environment(self, device: str, processes: int) -> None:
+    @classmethod
+    def of_launch(cls, out: str | Path, launch: str) -> RunFolder | None:
+        """The unfinished run that torchrun's `launch` began in `out`; None where there is none.
+
+        One without a checkpoint is removed: it begins anew.
+        """
+        for path in sorted(Path(out).glob("*/environment.json")):
+            folder = cls(path.parent)
+            try:
+                described = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            if not isinstance(described, dict) or described.get("launch") != launch:
+                continue
+            if folder.evaluation.exists():
+                continue
+            if folder.last.exists():
+                return folder
+            folder.discard()
+        return None
+
+    def write_environment(self, device: str, processes: int = 1, launch: str | None = None) -> None:
         """What a bug report or a repetition needs to know of the machine and the versions."""
         described = {
             **describe_environment(),
             "device": device,
             "processes": str(processes),
+            **({} if launch is None else {"launch": launch}),
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }

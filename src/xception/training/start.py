@@ -47,7 +47,8 @@ def train(
     with as many threads and processes.
 
     Several processes that torchrun or `accelerate launch` started train one network: each computes
-    its share of every batch, the first one writes and reports. All of them return the same.
+    its share of every batch, the first one writes and reports. All of them return the same. What
+    torchrun starts again (`--max-restarts`) goes on from the last checkpoint.
     Raises DataError, RecipeError, UsageError before anything is written; TrainingError when the
     run has to stop (the last checkpoint stands then).
     """
@@ -63,6 +64,10 @@ def train(
                 "--trackers"
             )
         runtime = Runtime(recipe, processes)
+        before = processes.first_does(lambda: _begun_before(recipe, processes))
+        if before is not None:
+            progress.say(f"started again: going on with {before}")
+            return _resumed(RunFolder.open(before), processes, progress).go()
         run = _begun(recipe, runtime, progress)
         try:
             return run.go()
@@ -72,6 +77,14 @@ def train(
             raise
     finally:
         processes.leave()
+
+
+def _begun_before(recipe: Recipe, processes: Processes) -> str | None:
+    """The run of this command line that torchrun has started again, since a process had died."""
+    if processes.launch is None:
+        return None
+    folder = RunFolder.of_launch(recipe.out, processes.launch)
+    return None if folder is None else str(folder.path)
 
 
 def _begun(recipe: Recipe, runtime: Runtime, progress: Progress) -> Run:
@@ -119,7 +132,8 @@ def _loaded(weights: str, processes: Processes) -> Classifier:
 
 def _new_folder(recipe: Recipe, runtime: Runtime) -> str:
     folder = RunFolder.create(recipe)
-    folder.write_environment(str(runtime.device), runtime.processes.count)
+    processes = runtime.processes
+    folder.write_environment(str(runtime.device), processes.count, processes.launch)
     return str(folder.path)
 
 
