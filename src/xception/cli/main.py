@@ -25,6 +25,7 @@ from xception.errors import OtherProcessError, UsageError, XceptionError
 
 COMMANDS = {  # name: (module whose `run(argv)` gives the exit code, what it does)
     "train": ("xception.cli.train", "train a classifier on pictures, or go on with a run"),
+    "runs": ("xception.cli.runs", "list training runs and compare them"),
     "evaluate": ("xception.cli.evaluate", "measure a model on labelled pictures"),
     "predict": ("xception.cli.predict", "name what is on pictures"),
     "embed": ("xception.cli.embed", "write the features of pictures, for other programs"),

@@ -27,8 +27,8 @@ PANELS = ("loss", "accuracy", "lr")
 PANEL_WIDTH = 340  # CSS pixels
 
 
-def _figure(width: float, height: float) -> Figure:
-    """A figure of `width` x `height` CSS pixels."""
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of `width` x `height` CSS pixels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -48,7 +48,7 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], panels: Sequence[str] = PA
     if unknown:
         raise ValueError(f"panels has unknown names {unknown}; known: {list(PANELS)}")
     with style.plot_style():
-        figure = _figure(PANEL_WIDTH * len(panels), 250)
+        figure = new_figure(PANEL_WIDTH * len(panels), 250)
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         draw = {"loss": _draw_loss, "accuracy": _draw_accuracy, "lr": _draw_learning_rate}
         for panel, ax in zip(panels, axes, strict=True):
@@ -171,7 +171,7 @@ def plot_reliability(bins: Sequence[Mapping[str, Any]]) -> Figure:
     kept = [[v for v in row if v is not None] for row in rows if None not in row and row[2]]
     confidence, accuracy, count = np.array(kept, dtype=np.float64).reshape(-1, 3).T
     with style.plot_style():
-        figure = _figure(430, 430)
+        figure = new_figure(430, 430)
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         percent = FuncFormatter(lambda value, _: f"{100 * value:.0f}")
         top.plot([0, 1], [0, 1], color=style.MUTED, linewidth=1.0, dashes=(4, 3))
@@ -240,7 +240,7 @@ def plot_confusion(
             side = 18 * n if n <= LABELLED_CLASSES else 540
         side = max(side, 290)
         room = 7 * max(map(len, names)) if n <= LABELLED_CLASSES else 30
-        figure = _figure(side + room + 40, side + room * 0.8 + 70)
+        figure = new_figure(side + room + 40, side + room * 0.8 + 70)
         ax = figure.subplots()
         ax.grid(False)
         ax.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5), aspect="equal")
@@ -331,8 +331,15 @@ def confusion_png(evaluation: Mapping[str, Any], path: str | Path) -> Path:
     )
     # inches: a picture that stands alone needs a margin
     figure.set_layout_engine("constrained", w_pad=0.2, h_pad=0.2)
+    save_figure(figure, path, "the confusion matrix")
+    return path
+
+
+def save_figure(figure: Figure, path: Path, what: str) -> None:
+    """Write it on white, as a PNG or SVG by the path's ending; `what` names it in an error."""
     buffer = io.BytesIO()
     with style.plot_style():
-        figure.savefig(buffer, format="png", dpi=2 * style.POINTS_PER_INCH, facecolor="white")
-    write_file(path, buffer.getvalue(), "the confusion matrix")
-    return path
+        figure.savefig(
+            buffer, format=path.suffix[1:], dpi=2 * style.POINTS_PER_INCH, facecolor="white"
+        )
+    write_file(path, buffer.getvalue(), what)
