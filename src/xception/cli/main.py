@@ -25,6 +25,7 @@ from xception.errors import OtherProcessError, UsageError, XceptionError
 
 COMMANDS = {  # name: (module whose `run(argv)` gives the exit code, what it does)
     "train": ("xception.cli.train", "train a classifier on pictures, or go on with a run"),
+    "lr-range": ("xception.cli.lr_range", "look for the learning rate to train with"),
     "runs": ("xception.cli.runs", "list training runs and compare them"),
     "evaluate": ("xception.cli.evaluate", "measure a model on labelled pictures"),
     "predict": ("xception.cli.predict", "name what is on pictures"),

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from xception.cli.arguments import parse
+from xception.cli.recipe_words import base_recipe, taken
 from xception.errors import UsageError
 from xception.training.recipe import Recipe
 
@@ -36,13 +37,7 @@ class Arguments:
 def run(argv: Sequence[str]) -> int:
     """Parse, train, and return the exit code: 0 done, 130 interrupted."""
     words = list(argv)
-    resume = _taken(words, "--resume")
-    preset = _taken(words, "--preset")
-    file = _taken(words, "--recipe")
-    if sum(option is not None for option in (resume, preset, file)) > 1:
-        raise UsageError("give only one of --resume, --preset and --recipe")
-    if words and not words[0].startswith("-"):
-        words[:1] = ["--data", words[0]]
+    resume = taken(words, "--resume")
     if resume is not None:
         unwanted = [word for word in words if word != "--quiet"]
         if unwanted:
@@ -51,10 +46,7 @@ def run(argv: Sequence[str]) -> int:
                 "train longer, start a new run from its model with --weights)"
             )
         return _train(None, resume, quiet="--quiet" in words)
-    if file is not None:
-        base = Recipe.load(file)
-    else:
-        base = Recipe.preset(preset) if preset is not None else Recipe()
+    base = base_recipe(words)
     arguments = parse(Arguments, "train", DESCRIPTION, words, default=Arguments(recipe=base))
     return _train(arguments.recipe, None, quiet=arguments.quiet)
 
@@ -68,20 +60,3 @@ def _train(recipe: Recipe | None, resume: str | None, *, quiet: bool) -> int:
     progress = Progress() if quiet else RichProgress()
     result = train(recipe, resume=resume, progress=progress)
     return 130 if result.interrupted else 0
-
-
-def _taken(words: list[str], option: str) -> str | None:
-    """Take `option VALUE` or `option=VALUE` out of `words`."""
-    for index, word in enumerate(words):
-        if word == option:
-            if index + 1 == len(words):
-                raise UsageError(f"{option} needs a value")
-            value = words[index + 1]
-            if value.startswith("--"):
-                raise UsageError(f"{option} needs a value, got {value}")
-            del words[index : index + 2]
-            return value
-        if word.startswith(option + "="):
-            del words[index]
-            return word.partition("=")[2]
-    return None
