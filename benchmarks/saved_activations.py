@@ -124,7 +124,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     add_out(parser, "saved_activations")
     arguments = parser.parse_args()
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     content = {
         "size": arguments.size,
@@ -133,7 +132,6 @@ def main() -> None:
         "seeds": SEEDS,
         "gradient_errors": errors(),
     }
-    torch.set_num_threads(threads)
     write(arguments.out, content)
 
 
