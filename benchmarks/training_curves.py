@@ -1,6 +1,6 @@
 """The same training with the kernels and without them: curves that lie on each other.
 
-    python benchmarks/training_curves.py [--epochs 10] [--seeds 0 1] [--lr 0.03]
+    python benchmarks/training_curves.py [--epochs 6] [--seeds 0 1] [--lr 0.03]
 
 Kernels round otherwise than plain torch, and training carries every rounding on; so runs part after
 some steps, as they do when anything about the arithmetic changes. How far apart that alone sets two
@@ -81,7 +81,7 @@ def run(kernels: str, threads: int, kept: str, seed: int, epochs: int, lr: float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--lr", type=float, default=0.03)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     add_out(parser, "training_curves")
