@@ -1,7 +1,7 @@
 # make demo   a trained, evaluated, predicting network from nothing, in some minutes
 # make test   the tests
 # make lint   format, lint, types, and who may import whom
-# make bench  a quarter of an hour: how fast it is here, against others; writes docs/speed.md
+# make bench  twenty minutes: how fast it is here, against others; writes docs/speed.md
 # make wheel  a wheel for this Python and an sdist, in dist; make check-wheel tries them
 # make clean  remove what the others made
 

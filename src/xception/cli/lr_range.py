@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from xception.cli.arguments import Switch, parse, unset
+from xception.cli.output import check_figure
 from xception.cli.recipe_words import base_recipe
 from xception.errors import UsageError
 from xception.training.recipe import Recipe
@@ -44,8 +45,7 @@ def run(argv: Sequence[str]) -> int:
     words = list(argv)
     base = base_recipe(words)
     arguments = parse(Arguments, "lr-range", DESCRIPTION, words, default=Arguments(recipe=base))
-    if arguments.plot is not None and arguments.plot.suffix not in (".png", ".svg"):
-        raise UsageError(f"--plot {arguments.plot} must end in .png or .svg")
+    check_figure(arguments.plot)
     if not 0 < arguments.lowest < arguments.highest or arguments.steps < 10:
         raise UsageError(
             f"--lowest {arguments.lowest:g} must be above 0 and below --highest "
@@ -80,7 +80,9 @@ def run(argv: Sequence[str]) -> int:
         from xception.report.plots import save_figure
         from xception.report.rates import plot_rates
 
-        figure = plot_rates(found.rates, found.losses, found.smoothed, found.suggested)
+        figure = plot_rates(
+            found.rates, found.losses, found.smoothed, found.lowest, found.suggested
+        )
         save_figure(figure, arguments.plot, "the plot")
         say(f"written: {arguments.plot}")
     return 0

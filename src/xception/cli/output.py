@@ -81,6 +81,12 @@ def writable_file(path: Path) -> Path:
     return path
 
 
+def check_figure(path: Path | None) -> None:
+    """Raise UsageError where `--plot` names no kind of picture that is drawn."""
+    if path is not None and path.suffix not in (".png", ".svg"):
+        raise UsageError(f"--plot {path} must end in .png or .svg")
+
+
 def _cannot_write(path: Path, error: OSError) -> XceptionError:
     reason = (error.strerror or str(error)).lower()
     advice = "free some space" if error.errno == errno.ENOSPC else "choose another place"

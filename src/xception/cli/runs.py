@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from xception.cli.arguments import Switch, parse, unset, word
+from xception.cli.output import check_figure
 
 if TYPE_CHECKING:
     from xception.report.reading import Run
@@ -42,10 +43,7 @@ def run(argv: Sequence[str]) -> int:
     arguments = parse(Arguments, "runs", DESCRIPTION, argv)
     from xception.report.comparison import differences, read_runs
 
-    if arguments.plot is not None and arguments.plot.suffix not in (".png", ".svg"):
-        from xception.errors import UsageError
-
-        raise UsageError(f"--plot {arguments.plot} must end in .png or .svg")
+    check_figure(arguments.plot)
     runs = read_runs(arguments.folder, arguments.only)
     if arguments.json:
         import json

@@ -145,9 +145,7 @@ def empty_map(
         and (size := math.prod(shape) * dtype.itemsize) >= LEAST_BYTES
         and (block := _region.take(size)) is not None
     ):
-        _, c, h, w = shape
-        is_last = memory_format == torch.channels_last
-        strides = (h * w * c, 1, w * c, c) if is_last else (h * w * c, h * w, w, 1)
+        strides = _strides(shape, memory_format)
         storage = torch.frombuffer(block, dtype=torch.uint8).untyped_storage()
         found = torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, tuple(shape), strides)
         return found.data  # which nobody has written into yet: its version is 0
@@ -157,11 +155,14 @@ def empty_map(
 def converted_map(x: Tensor, dtype: torch.dtype) -> Tensor:
     """`x` (N, C, H, W) in another dtype, its layout kept where it is one of the two usual ones."""
     if type(x) in (Tensor, nn.Parameter):
-        _, c, h, w = x.shape
-        for memory_format, strides in (
-            (torch.channels_last, (h * w * c, 1, w * c, c)),
-            (torch.contiguous_format, (h * w * c, h * w, w, 1)),
-        ):
-            if x.stride() == strides:
+        for memory_format in (torch.channels_last, torch.contiguous_format):
+            if x.stride() == _strides(x.shape, memory_format):
                 return empty_map(x, x.shape, dtype, memory_format).copy_(x)
     return x.to(dtype)
+
+
+def _strides(shape: Sequence[int], memory_format: torch.memory_format) -> tuple[int, ...]:
+    _, c, h, w = shape
+    if memory_format == torch.channels_last:
+        return h * w * c, 1, w * c, c
+    return h * w * c, h * w, w, 1

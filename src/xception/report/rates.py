@@ -18,9 +18,13 @@ def plot_rates(
     rates: Sequence[float],
     losses: Sequence[float],
     smoothed: Sequence[float],
+    lowest: float,
     suggested: float,
 ) -> Figure:
-    """Loss in nats over the learning rate, its running mean, and the rate that is suggested."""
+    """Loss in nats over the learning rate, its running mean, and the rate that is suggested.
+
+    lowest: the rate at which the running mean was least
+    """
     from matplotlib.ticker import FuncFormatter
 
     with style.plot_style():
@@ -35,6 +39,6 @@ def plot_rates(
         if len(seen):
             axes.set_ylim(0, 1.6 * max(seen[0], float(np.median(seen))))
         axes.set(xlabel="learning rate", ylabel="loss (nats per picture)")
-        axes.set_title(f"Learning rate {suggested:.2g}, with warm-up up to {10 * suggested:.2g}")
+        axes.set_title(f"Learning rate {suggested:.2g}, with warm-up up to {lowest:.2g}")
         axes.legend(loc="lower left")
         return figure
